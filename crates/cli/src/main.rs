@@ -1,0 +1,3 @@
+//! The program `moinho`.
+
+fn main() {}

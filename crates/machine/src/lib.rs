@@ -1,0 +1,2 @@
+//! Placeholder until its parts land.
+#![no_std]
