@@ -1,0 +1,427 @@
+//! The guest-physical map of RAM and ROM, access to it, and the code marks.
+
+use crate::host::Backing;
+use crate::word::compare_exchange_16;
+use crate::{Gpa, RamOffset, Word};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// Size of the pages in which marks are kept, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// The page holds code that somebody decoded or translated.
+const CODE: u8 = 1;
+
+/// One stretch of guest-physical addresses backed by RAM or ROM.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    gpa: u64,
+    len: u64,
+    at: u64,
+    writable: bool,
+}
+
+/// What backs one guest-physical page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Where the looked-up byte is.
+    pub at: RamOffset,
+    /// False for ROM: stores are dropped.
+    pub writable: bool,
+}
+
+/// The memory of a machine: RAM and ROM, without devices.
+pub struct GuestMemory {
+    backing: Backing,
+    used: u64,
+    regions: Vec<Region>,
+    marks: Box<[AtomicU8]>,
+    generations: Box<[AtomicU32]>,
+}
+
+/// A guest-physical range that is not wholly RAM was named for a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfRam {
+    /// Start of the range.
+    pub at: Gpa,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl core::fmt::Display for OutOfRam {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "outside RAM ({:?}, len {:#x})", self.at, self.len)
+    }
+}
+
+/// Why a region could not be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// The host refused to map so many bytes.
+    NoHostMemory(u64),
+    /// Address or length is no multiple of [`PAGE_SIZE`], or the length is zero.
+    Unaligned,
+    /// The region overlaps one that is there, or wraps around.
+    Overlap,
+    /// More bytes are placed than the backing has.
+    Full,
+}
+
+impl core::fmt::Display for MapError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            MapError::NoHostMemory(size) => write!(f, "the host cannot map {size} bytes"),
+            MapError::Unaligned => write!(f, "region is not a multiple of 4096 bytes"),
+            MapError::Overlap => write!(f, "region overlaps another"),
+            MapError::Full => write!(f, "region does not fit the backing memory"),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+impl core::error::Error for OutOfRam {}
+
+impl GuestMemory {
+    /// Maps `size` bytes (a multiple of [`PAGE_SIZE`]) from the host; nothing is placed yet.
+    #[cfg(feature = "host")]
+    pub fn anonymous(size: u64) -> Result<GuestMemory, MapError> {
+        if size == 0 || size % PAGE_SIZE != 0 {
+            return Err(MapError::Unaligned);
+        }
+        let bytes = usize::try_from(size).map_err(|_| MapError::NoHostMemory(size))?;
+        Ok(Self::over(
+            Backing::anonymous(bytes).ok_or(MapError::NoHostMemory(size))?,
+        ))
+    }
+
+    /// Uses a range of memory that the caller owns (bare metal).
+    ///
+    /// # Safety
+    /// `base..base + size` is mapped, writable, and used by nothing else while the result lives.
+    pub unsafe fn from_range(base: core::ptr::NonNull<u8>, size: usize) -> GuestMemory {
+        // SAFETY: the caller's promise is the one `range` asks for.
+        Self::over(unsafe { Backing::range(base, size) })
+    }
+
+    fn over(backing: Backing) -> GuestMemory {
+        let pages = backing.size / PAGE_SIZE as usize;
+        GuestMemory {
+            backing,
+            used: 0,
+            regions: Vec::new(),
+            marks: (0..pages).map(|_| AtomicU8::new(0)).collect(),
+            generations: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// One RAM region from address 0: what tests and small guests need.
+    #[cfg(feature = "host")]
+    pub fn flat(size: u64) -> Result<GuestMemory, MapError> {
+        let mut memory = Self::anonymous(size)?;
+        memory.place(Gpa(0), size, true)?;
+        Ok(memory)
+    }
+
+    /// Places the next `len` bytes of the backing at `at`. Regions need no order.
+    pub fn place(&mut self, at: Gpa, len: u64, writable: bool) -> Result<RamOffset, MapError> {
+        if len == 0 || at.0 % PAGE_SIZE != 0 || len % PAGE_SIZE != 0 {
+            return Err(MapError::Unaligned);
+        }
+        let end = at.0.checked_add(len).ok_or(MapError::Overlap)?;
+        if self
+            .regions
+            .iter()
+            .any(|r| at.0 < r.gpa + r.len && r.gpa < end)
+        {
+            return Err(MapError::Overlap);
+        }
+        if len > self.backing.size as u64 - self.used {
+            return Err(MapError::Full);
+        }
+        let start = self.used;
+        self.used += len;
+        self.regions.push(Region {
+            gpa: at.0,
+            len,
+            at: start,
+            writable,
+        });
+        self.regions.sort_unstable_by_key(|r| r.gpa);
+        Ok(RamOffset(start))
+    }
+
+    /// Bytes of RAM and ROM placed.
+    pub fn size(&self) -> u64 {
+        self.used
+    }
+
+    /// The RAM regions (not ROM) in ascending order: address and length in bytes.
+    pub fn ram_regions(&self) -> impl Iterator<Item = (Gpa, u64)> + '_ {
+        self.regions
+            .iter()
+            .filter(|r| r.writable)
+            .map(|r| (Gpa(r.gpa), r.len))
+    }
+
+    /// What backs `at`; `None` where there is neither RAM nor ROM (a device, or nothing).
+    #[inline]
+    pub fn lookup(&self, at: Gpa) -> Option<Page> {
+        self.stretch(at).map(|(page, _)| page)
+    }
+
+    /// As [`Self::lookup`], with the bytes left in the region from `at` on.
+    fn stretch(&self, at: Gpa) -> Option<(Page, u64)> {
+        self.regions
+            .iter()
+            .find(|r| at.0.wrapping_sub(r.gpa) < r.len)
+            .map(|r| {
+                let into = at.0 - r.gpa;
+                (
+                    Page {
+                        at: RamOffset(r.at + into),
+                        writable: r.writable,
+                    },
+                    r.len - into,
+                )
+            })
+    }
+
+    #[inline(always)]
+    fn pointer(&self, at: RamOffset, len: usize) -> *mut u8 {
+        // An offset outside the backing is our own mistake, never the guest's: stop this VM.
+        assert!(
+            at.0 <= (self.backing.size as u64).wrapping_sub(len as u64) && len <= self.backing.size,
+            "offset outside guest memory"
+        );
+        // SAFETY: just checked to be inside the mapping.
+        unsafe { self.backing.base.as_ptr().add(at.0 as usize) }
+    }
+
+    /// Reads one value; `at..at + SIZE` must be inside one region.
+    #[inline(always)]
+    pub fn load<T: Word>(&self, at: RamOffset) -> T {
+        // SAFETY: `pointer` checked the range.
+        unsafe { T::load(self.pointer(at, T::SIZE)) }
+    }
+
+    /// Writes one value inside one page. True if the page held code: whoever caches decoded
+    /// code must look again before its next instruction.
+    #[inline(always)]
+    pub fn store<T: Word>(&self, at: RamOffset, value: T) -> bool {
+        // SAFETY: `pointer` checked the range.
+        unsafe { T::store(self.pointer(at, T::SIZE), value) };
+        self.stored(at)
+    }
+
+    /// `LOCK CMPXCHG` inside one page. `Ok(code)` as for [`Self::store`]; `Err` gives the value
+    /// that was there instead of `old`.
+    pub fn compare_exchange<T: Word>(&self, at: RamOffset, old: T, new: T) -> Result<bool, T> {
+        // SAFETY: `pointer` checked the range.
+        let seen = unsafe { T::compare_exchange(self.pointer(at, T::SIZE), old, new) };
+        if seen == old {
+            Ok(self.stored(at))
+        } else {
+            Err(seen)
+        }
+    }
+
+    /// `LOCK CMPXCHG16B` on a 16-byte aligned address.
+    pub fn compare_exchange_16(&self, at: RamOffset, old: u128, new: u128) -> Result<bool, u128> {
+        assert!(at.0 % 16 == 0, "CMPXCHG16B needs an aligned address");
+        // SAFETY: `pointer` checked the range, the line above the alignment.
+        let seen = unsafe { compare_exchange_16(self.pointer(at, 16), old, new) };
+        if seen == old {
+            Ok(self.stored(at))
+        } else {
+            Err(seen)
+        }
+    }
+
+    /// `XCHG` inside one page: the value that was there, and whether the page held code.
+    pub fn exchange<T: Word>(&self, at: RamOffset, new: T) -> (T, bool) {
+        // SAFETY: `pointer` checked the range.
+        let seen = unsafe { T::exchange(self.pointer(at, T::SIZE), new) };
+        (seen, self.stored(at))
+    }
+
+    #[inline(always)]
+    fn stored(&self, at: RamOffset) -> bool {
+        let page = (at.0 / PAGE_SIZE) as usize;
+        self.marks[page].load(Ordering::Relaxed) & CODE != 0 && self.code_written(page)
+    }
+
+    #[cold]
+    fn code_written(&self, page: usize) -> bool {
+        self.marks[page].store(0, Ordering::Relaxed);
+        self.generations[page].fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// Marks the page of `at` as holding code and returns its generation, which changes when
+    /// anybody writes to the page. Call before reading the code.
+    pub fn mark_code(&self, at: RamOffset) -> u32 {
+        let page = (at.0 / PAGE_SIZE) as usize;
+        // SeqCst, a full fence on x86: a store by another processor either is seen by the reads
+        // that follow, or sees the mark (up to its own store buffer's delay).
+        self.marks[page].swap(CODE, Ordering::SeqCst);
+        self.generations[page].load(Ordering::SeqCst)
+    }
+
+    /// The generation of the page of `at`; see [`Self::mark_code`].
+    #[inline(always)]
+    pub fn code_generation(&self, at: RamOffset) -> u32 {
+        self.generations[(at.0 / PAGE_SIZE) as usize].load(Ordering::Relaxed)
+    }
+
+    /// Checks that `len` bytes from `at` are RAM or ROM (RAM only, if `write`).
+    pub fn check(&self, at: Gpa, len: u64, write: bool) -> Result<(), OutOfRam> {
+        self.pieces(at, len, write, |_, _, _| ())
+    }
+
+    fn pieces(
+        &self,
+        at: Gpa,
+        len: u64,
+        write: bool,
+        mut each: impl FnMut(RamOffset, usize, usize),
+    ) -> Result<(), OutOfRam> {
+        let mut done = 0;
+        while done < len {
+            let here = at.0.checked_add(done).ok_or(OutOfRam { at, len })?;
+            match self.stretch(Gpa(here)) {
+                Some((page, left)) if page.writable || !write => {
+                    let n = left.min(len - done);
+                    each(page.at, done as usize, n as usize);
+                    done += n;
+                }
+                _ => return Err(OutOfRam { at, len }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies guest memory out. On an error nothing was copied.
+    pub fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), OutOfRam> {
+        self.check(at, into.len() as u64, false)?;
+        self.pieces(at, into.len() as u64, false, |ram, start, n| {
+            let from = self.pointer(ram, n);
+            // SAFETY: `pointer` checked the source; the destination is our caller's own. A vCPU
+            // may store meanwhile: the copy then holds old or new bytes, and is what is used.
+            unsafe { core::ptr::copy_nonoverlapping(from, into[start..].as_mut_ptr(), n) };
+        })
+    }
+
+    /// Copies into guest RAM. On an error nothing was copied; ROM counts as outside RAM.
+    pub fn write(&self, at: Gpa, from: &[u8]) -> Result<(), OutOfRam> {
+        self.check(at, from.len() as u64, true)?;
+        self.pieces(at, from.len() as u64, true, |ram, start, n| {
+            self.put(ram, &from[start..][..n])
+        })
+    }
+
+    /// Fills ROM or RAM when a machine is built: `write` without the ROM check.
+    pub fn load_image(&self, at: Gpa, from: &[u8]) -> Result<(), OutOfRam> {
+        self.check(at, from.len() as u64, false)?;
+        self.pieces(at, from.len() as u64, false, |ram, start, n| {
+            self.put(ram, &from[start..][..n])
+        })
+    }
+
+    fn put(&self, ram: RamOffset, from: &[u8]) {
+        let to = self.pointer(ram, from.len());
+        // SAFETY: `pointer` checked the destination, to which no reference exists.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        let mut at = ram.0;
+        while at < ram.0 + from.len() as u64 {
+            self.stored(RamOffset(at));
+            at = (at / PAGE_SIZE + 1) * PAGE_SIZE;
+        }
+    }
+
+    /// Reads one value at a guest-physical address inside one region.
+    pub fn read_word<T: Word>(&self, at: Gpa) -> Result<T, OutOfRam> {
+        self.check(at, T::SIZE as u64, false)?;
+        let page = self.lookup(at).ok_or(OutOfRam {
+            at,
+            len: T::SIZE as u64,
+        })?;
+        Ok(self.load(page.at))
+    }
+
+    /// Writes one value at a guest-physical address inside one region.
+    pub fn write_word<T: Word>(&self, at: Gpa, value: T) -> Result<(), OutOfRam> {
+        self.check(at, T::SIZE as u64, true)?;
+        let page = self.lookup(at).ok_or(OutOfRam {
+            at,
+            len: T::SIZE as u64,
+        })?;
+        self.store(page.at, value);
+        Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_found_and_overlaps_refused() {
+        let mut m = GuestMemory::anonymous(0x4000).unwrap();
+        m.place(Gpa(0), 0x2000, true).unwrap();
+        m.place(Gpa(0x1_0000_0000), 0x1000, true).unwrap();
+        m.place(Gpa(0xffff_f000), 0x1000, false).unwrap();
+        assert_eq!(m.place(Gpa(0x1000), 0x1000, true), Err(MapError::Overlap));
+        assert_eq!(m.place(Gpa(0x8000), 0x1000, true), Err(MapError::Full));
+        assert_eq!(m.lookup(Gpa(0x2000)), None);
+        assert!(!m.lookup(Gpa(0xffff_fff0)).unwrap().writable);
+        assert_eq!(
+            m.write(Gpa(0xffff_f000), &[1]).unwrap_err().at,
+            Gpa(0xffff_f000)
+        );
+    }
+
+    #[test]
+    fn a_copy_across_adjacent_regions_is_whole_and_across_a_hole_is_refused() {
+        let mut m = GuestMemory::anonymous(0x3000).unwrap();
+        m.place(Gpa(0x1000), 0x1000, true).unwrap();
+        m.place(Gpa(0), 0x1000, true).unwrap();
+        m.write(Gpa(0xffe), &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 4];
+        m.read(Gpa(0xffe), &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4]);
+        assert!(m.write(Gpa(0x1ffe), &[9; 4]).is_err());
+        m.read(Gpa(0x1ffc), &mut back).unwrap();
+        assert_eq!(back, [0; 4], "nothing of a refused copy is written");
+        assert!(m.read(Gpa(u64::MAX - 1), &mut back).is_err());
+    }
+
+    #[test]
+    fn a_store_to_a_code_page_is_reported_once_and_changes_its_generation() {
+        let m = GuestMemory::flat(0x2000).unwrap();
+        let at = RamOffset(0x1008);
+        assert!(!m.store(at, 1u64));
+        let before = m.mark_code(at);
+        assert!(m.store(RamOffset(0x1ff0), 2u32));
+        assert_ne!(m.code_generation(at), before);
+        assert!(
+            !m.store(at, 1u8),
+            "the mark is gone until the code is decoded again"
+        );
+        let before = m.mark_code(at);
+        m.write(Gpa(0xfff), &[0; 2]).unwrap();
+        assert_ne!(m.code_generation(at), before, "DMA counts");
+    }
+
+    #[test]
+    fn locked_operations_exchange_or_say_what_was_there() {
+        let m = GuestMemory::flat(0x1000).unwrap();
+        let at = RamOffset(0x10);
+        assert_eq!(m.compare_exchange(at, 1u32, 2), Err(0));
+        assert_eq!(m.compare_exchange(at, 0u32, 2), Ok(false));
+        assert_eq!(m.exchange(at, 7u8), (2, false));
+        assert_eq!(m.compare_exchange_16(at, 7, 1 << 100), Ok(false));
+        assert_eq!(m.compare_exchange_16(at, 7, 0), Err(1 << 100));
+        assert_eq!(m.load::<u64>(RamOffset(0x18)), 1 << 36);
+    }
+}
