@@ -1,2 +1,3 @@
 //! Placeholder until its parts land.
 #![no_std]
+pub mod softfloat;
