@@ -235,12 +235,18 @@ impl Env {
 
     /// x87: whether an unmasked exception keeps the result from its register (IE, DE, ZE).
     pub const fn blocks_register_store(&self) -> bool {
-        self.flags.intersection(self.unmasked).intersects(PRE_COMPUTATION)
+        self.flags
+            .intersection(self.unmasked)
+            .intersects(PRE_COMPUTATION)
     }
 
     /// x87: whether an unmasked exception keeps the result from memory (all but PE).
     pub const fn blocks_memory_store(&self) -> bool {
-        !self.flags.intersection(self.unmasked).without(Flags::PE).is_empty()
+        !self
+            .flags
+            .intersection(self.unmasked)
+            .without(Flags::PE)
+            .is_empty()
     }
 
     /// After the last element of a packed SSE instruction: an unmasked pre-computation exception in one
@@ -307,7 +313,10 @@ impl F80 {
 
     /// From sign and exponent, and significand.
     pub const fn new(sign_exp: u16, significand: u64) -> Self {
-        Self { sign_exp, significand }
+        Self {
+            sign_exp,
+            significand,
+        }
     }
     /// From the ten bytes of an m80fp operand.
     pub const fn from_le_bytes(b: [u8; 10]) -> Self {
@@ -328,11 +337,17 @@ impl F80 {
     }
     /// FCHS.
     pub const fn negated(self) -> Self {
-        Self { sign_exp: self.sign_exp ^ 0x8000, ..self }
+        Self {
+            sign_exp: self.sign_exp ^ 0x8000,
+            ..self
+        }
     }
     /// FABS.
     pub const fn absolute(self) -> Self {
-        Self { sign_exp: self.sign_exp & 0x7fff, ..self }
+        Self {
+            sign_exp: self.sign_exp & 0x7fff,
+            ..self
+        }
     }
     /// FXAM of a register that is not empty.
     pub const fn examine(self) -> Examined {
