@@ -15,6 +15,7 @@ extern crate std;
 pub mod backend;
 pub mod debug_port;
 mod device;
+pub mod ns16550;
 
 pub use device::{
     Context, Device, Inspector, LoadError, Message, Power, Recorder, Wires, load_state, save_state,
