@@ -1,3 +1,18 @@
-//! Placeholder until its parts land.
+//! The x86-64 processor: its state, one instruction table, the semantics of each instruction by
+//! family, the MMU, exceptions and interrupts, CPUID and MSR tables, and the interpreter.
+//!
+//! Engines implement [`Engine`] and [`Vcpu`]; `machine` implements [`Bus`]. Nothing here names a
+//! device.
 #![no_std]
-pub mod softfloat;
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod bus;
+pub mod cpuid;
+pub mod state;
+
+pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};
+pub use state::CpuState;

@@ -1,0 +1,187 @@
+//! The pins of the processor: [`Bus`], implemented by `machine`, called by engines; and the
+//! [`Signals`] through which the machine reaches a processor that is running.
+
+use alloc::string::String;
+use core::sync::atomic::{AtomicU32, Ordering};
+use mem::Gpa;
+
+use crate::state::CpuState;
+
+/// What an engine asks of the machine around a processor. Calls go down only, are synchronous
+/// and never fail: an access nobody answers reads all ones. `size` is 1, 2, 4 or 8 bytes.
+pub trait Bus {
+    /// A read of guest-physical memory that is not RAM.
+    fn mmio_read(&mut self, at: Gpa, size: u8) -> u64;
+    /// A write to guest-physical memory that is not RAM.
+    fn mmio_write(&mut self, at: Gpa, size: u8, value: u64);
+    /// `IN`: size 1, 2 or 4.
+    fn port_in(&mut self, port: u16, size: u8) -> u32;
+    /// `OUT`: size 1, 2 or 4.
+    fn port_out(&mut self, port: u16, size: u8, value: u32);
+    /// `RDMSR` of a register the engine does not own (IA32_APIC_BASE, x2APIC,
+    /// IA32_TSC_DEADLINE, …); `None` raises #GP.
+    fn msr_read(&mut self, index: u32) -> Option<u64>;
+    /// `WRMSR` likewise; `false` raises #GP.
+    fn msr_write(&mut self, index: u32, value: u64) -> bool;
+    /// The time-stamp counter before IA32_TSC_ADJUST, in ticks of the guest's TSC.
+    fn tsc(&mut self) -> u64;
+    /// CR8: the task priority class (0–15) of the local APIC.
+    fn task_priority(&mut self) -> u8;
+    /// Sets CR8 (0–15).
+    fn set_task_priority(&mut self, class: u8);
+    /// Interrupt acknowledge: the vector to deliver now, or `None` if the request has gone.
+    fn acknowledge(&mut self) -> Option<u8>;
+    /// Instructions retired since the last call, for a clock that counts them.
+    fn retired(&mut self, instructions: u64) {
+        let _ = instructions;
+    }
+    /// Something happened inside the engine that a trace may want.
+    fn event(&mut self, event: Event) {
+        let _ = event;
+    }
+}
+
+/// What an engine tells [`Bus::event`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An exception is delivered to the guest: vector, error code, RIP of the instruction.
+    Exception {
+        /// The vector, 0–31.
+        vector: u8,
+        /// The error code, if the vector has one.
+        code: Option<u32>,
+        /// Where it happened.
+        rip: u64,
+    },
+    /// An external interrupt is delivered.
+    Interrupt {
+        /// The vector.
+        vector: u8,
+        /// The interrupted RIP.
+        rip: u64,
+    },
+}
+
+/// The input pins of one processor, set by any thread, polled by its engine at block ends.
+#[derive(Default, Debug)]
+pub struct Signals(AtomicU32);
+
+impl Signals {
+    /// An interrupt is waiting to be acknowledged (a level; the machine raises and lowers it).
+    pub const INTR: u32 = 1;
+    /// A non-maskable interrupt (an edge: the engine takes it down).
+    pub const NMI: u32 = 2;
+    /// INIT (an edge).
+    pub const INIT: u32 = 4;
+    /// A start-up IPI (an edge); the vector is in bits 8–15.
+    pub const SIPI: u32 = 8;
+    /// `run` is to return at the next boundary (an edge).
+    pub const RETURN: u32 = 16;
+
+    /// The pins that are up.
+    #[inline(always)]
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+    /// Raises pins.
+    pub fn raise(&self, pins: u32) {
+        self.0.fetch_or(pins, Ordering::SeqCst);
+    }
+    /// Raises [`Self::SIPI`] with its vector; a later one replaces an earlier.
+    pub fn raise_sipi(&self, vector: u8) {
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+            Some(old & !0xff00 | Self::SIPI | u32::from(vector) << 8)
+        });
+    }
+    /// Lowers pins; returns which of them were up.
+    pub fn lower(&self, pins: u32) -> u32 {
+        self.0.fetch_and(!pins, Ordering::SeqCst) & pins
+    }
+    /// Lowers [`Self::SIPI`] and gives its vector, if it was up.
+    pub fn take_sipi(&self) -> Option<u8> {
+        let old = self.0.fetch_and(!(Self::SIPI | 0xff00), Ordering::SeqCst);
+        (old & Self::SIPI != 0).then_some((old >> 8) as u8)
+    }
+}
+
+/// Why [`Vcpu::run`] returned. The processor is at an instruction boundary and its state is
+/// complete.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stop {
+    /// HLT, or waiting for a start-up IPI: nothing to do until a signal comes.
+    Halted,
+    /// The instruction budget is spent.
+    Budget,
+    /// [`Signals::RETURN`] was up.
+    Requested,
+    /// A triple fault: the processor is in shutdown.
+    Shutdown,
+    /// A debugger's breakpoint or single step.
+    Debug,
+    /// We are wrong, or met an instruction we know and have not done: the VM must stop. The text
+    /// names it.
+    Broken(String),
+}
+
+/// A state that a processor cannot be in was handed to [`Vcpu::set_state`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl core::fmt::Display for StateError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "processor state: {}: {}", self.field, self.why)
+    }
+}
+
+impl core::error::Error for StateError {}
+
+/// What one vCPU has cost so far.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Instructions retired.
+    pub instructions: u64,
+    /// Exceptions delivered to the guest.
+    pub exceptions: u64,
+    /// External interrupts and NMIs delivered.
+    pub interrupts: u64,
+    /// Memory-mapped device accesses.
+    pub mmio: u64,
+    /// Port accesses.
+    pub port: u64,
+    /// Blocks decoded.
+    pub blocks_decoded: u64,
+    /// Page walks.
+    pub page_walks: u64,
+}
+
+/// One virtual processor of some engine.
+pub trait Vcpu: Send {
+    /// Runs at most `budget` instructions (engines that cannot count may run longer, but return
+    /// on a signal).
+    fn run(&mut self, bus: &mut dyn Bus, budget: u64) -> Stop;
+    /// The architectural state. Only between calls of [`Self::run`].
+    fn state(&self) -> CpuState;
+    /// Replaces the state; on an error the old one stays.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), StateError>;
+    /// Costs so far.
+    fn counters(&self) -> Counters;
+}
+
+/// A way to run processors.
+pub trait Engine: Send + Sync {
+    /// Its name on the command line: `interp`, `bt`, `kvm`.
+    fn name(&self) -> &'static str;
+    /// Makes the processor with APIC ID `id` in its power-on state.
+    fn vcpu(
+        &self,
+        id: u32,
+        model: &crate::cpuid::CpuModel,
+        memory: alloc::sync::Arc<mem::GuestMemory>,
+        signals: alloc::sync::Arc<Signals>,
+    ) -> Result<alloc::boxed::Box<dyn Vcpu>, String>;
+}
