@@ -89,9 +89,11 @@ impl Signals {
     }
     /// Raises [`Self::SIPI`] with its vector; a later one replaces an earlier.
     pub fn raise_sipi(&self, vector: u8) {
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
-            Some(old & !0xff00 | Self::SIPI | u32::from(vector) << 8)
-        });
+        let _ = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+                Some(old & !0xff00 | Self::SIPI | u32::from(vector) << 8)
+            });
     }
     /// Lowers pins; returns which of them were up.
     pub fn lower(&self, pins: u32) -> u32 {

@@ -359,7 +359,12 @@ impl CpuState {
     /// `signature` is what EDX holds: the CPUID family, model and stepping. Application
     /// processors wait for a start-up IPI, the bootstrap processor runs.
     pub fn reset(signature: u32, bootstrap: bool) -> CpuState {
-        let data = Segment { selector: 0, attributes: Attributes(0x93), limit: 0xffff, base: 0 };
+        let data = Segment {
+            selector: 0,
+            attributes: Attributes(0x93),
+            limit: 0xffff,
+            base: 0,
+        };
         let mut seg = [data; 6];
         seg[seg::CS as usize] = Segment {
             selector: 0xf000,
@@ -374,10 +379,22 @@ impl CpuState {
             rip: 0xfff0,
             rflags: rflags::FIXED,
             seg,
-            ldtr: Segment { attributes: Attributes(0x82), ..data },
-            tr: Segment { attributes: Attributes(0x8b), ..data },
-            gdtr: TableRegister { base: 0, limit: 0xffff },
-            idtr: TableRegister { base: 0, limit: 0xffff },
+            ldtr: Segment {
+                attributes: Attributes(0x82),
+                ..data
+            },
+            tr: Segment {
+                attributes: Attributes(0x8b),
+                ..data
+            },
+            gdtr: TableRegister {
+                base: 0,
+                limit: 0xffff,
+            },
+            idtr: TableRegister {
+                base: 0,
+                limit: 0xffff,
+            },
             cpl: 0,
             cr0: cr0::ET | cr0::NW | cr0::CD,
             cr2: 0,
@@ -390,11 +407,23 @@ impl CpuState {
             dr6: 0xffff_0ff0,
             dr7: 0x400,
             // Reset, unlike FNINIT, leaves 0x40 in the control word and all tags at zero.
-            x87: X87 { control: 0x40, valid: 0xff, ..X87::default() },
+            x87: X87 {
+                control: 0x40,
+                valid: 0xff,
+                ..X87::default()
+            },
             mxcsr: 0x1f80,
             vector: [[0; 4]; 16],
-            msr: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: 1, ..Msrs::default() },
-            activity: if bootstrap { Activity::Running } else { Activity::WaitForSipi },
+            msr: Msrs {
+                pat: 0x0007_0406_0007_0406,
+                misc_enable: 1,
+                ..Msrs::default()
+            },
+            activity: if bootstrap {
+                Activity::Running
+            } else {
+                Activity::WaitForSipi
+            },
             shadow: Shadow::None,
             nmi_blocked: false,
         }
