@@ -23,7 +23,8 @@ fn main() {
     for variable in ["CC", "LD"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let result = built_in(&guests.join("hello"), &out).and_then(|()| programs(&guests.join("programs"), &out));
+    let result = built_in(&guests.join("hello"), &out)
+        .and_then(|()| programs(&guests.join("programs"), &out));
     if let Err(reason) = result {
         for line in reason.lines() {
             println!("cargo::error={line}");
@@ -36,26 +37,78 @@ fn built_in(hello: &Path, out: &Path) -> Result<(), String> {
     let version = env::var("CARGO_PKG_VERSION").unwrap();
     let user = |name: &str| {
         let program = out.join(name);
-        freestanding(&hello.join(format!("user/{name}.rs")), &hello.join("user/link.ld"), &program, &[]).map(|()| program)
+        freestanding(
+            &hello.join(format!("user/{name}.rs")),
+            &hello.join("user/link.ld"),
+            &program,
+            &[],
+        )
+        .map(|()| program)
     };
     let (shell, counter) = (user("shell")?, user("counter")?);
-    let embedded = [("MOINHO_GUEST_SHELL", shell.as_path()), ("MOINHO_GUEST_COUNTER", &counter), ("MOINHO_VERSION", Path::new(&version))];
-    freestanding(&hello.join("kernel/main.rs"), &hello.join("kernel/link.ld"), &out.join("built_in"), &embedded)
+    let embedded = [
+        ("MOINHO_GUEST_SHELL", shell.as_path()),
+        ("MOINHO_GUEST_COUNTER", &counter),
+        ("MOINHO_VERSION", Path::new(&version)),
+    ];
+    freestanding(
+        &hello.join("kernel/main.rs"),
+        &hello.join("kernel/link.ld"),
+        &out.join("built_in"),
+        &embedded,
+    )
 }
 
 /// One freestanding executable, linked by the script and with nothing of the system in it.
-fn freestanding(source: &Path, script: &Path, output: &Path, environment: &[(&str, &Path)]) -> Result<(), String> {
+fn freestanding(
+    source: &Path,
+    script: &Path,
+    output: &Path,
+    environment: &[(&str, &Path)],
+) -> Result<(), String> {
     let rustc = env::var("RUSTC").unwrap();
     let mut command = Command::new(&rustc);
-    command.arg(source).arg("-o").arg(output).args(["--edition", "2024", "--crate-type", "bin", "--target", TARGET]);
-    command.args(["-C", "panic=abort", "-C", "opt-level=2", "-C", "codegen-units=1", "-C", "debuginfo=0", "-C", "strip=symbols"]);
-    command.args(["-C", "relocation-model=static", "-C", "force-frame-pointers=yes"]);
+    command.arg(source).arg("-o").arg(output).args([
+        "--edition",
+        "2024",
+        "--crate-type",
+        "bin",
+        "--target",
+        TARGET,
+    ]);
+    command.args([
+        "-C",
+        "panic=abort",
+        "-C",
+        "opt-level=2",
+        "-C",
+        "codegen-units=1",
+        "-C",
+        "debuginfo=0",
+        "-C",
+        "strip=symbols",
+    ]);
+    command.args([
+        "-C",
+        "relocation-model=static",
+        "-C",
+        "force-frame-pointers=yes",
+    ]);
     if source.ends_with("kernel/main.rs") {
         // Linked into the top 2 GiB. Exceptions push on the running stack, so no red zone here (the prebuilt
         // `core` has one: see trap.rs for why that does no harm).
         command.args(["-C", "code-model=kernel", "-C", "no-redzone=yes"]);
     }
-    let link = ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,--no-eh-frame-hdr", "-Wl,-z,norelro", "-Wl,-z,max-page-size=0x1000"];
+    let link = [
+        "-nostartfiles",
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,--no-eh-frame-hdr",
+        "-Wl,-z,norelro",
+        "-Wl,-z,max-page-size=0x1000",
+    ];
     command.args(link.iter().map(|argument| format!("-Clink-arg={argument}")));
     command.arg(format!("-Clink-arg=-Wl,-T,{}", script.display()));
     command.envs(environment.iter().copied());
@@ -69,7 +122,9 @@ fn freestanding(source: &Path, script: &Path, output: &Path, environment: &[(&st
 
 fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| format!("`{name}` cannot be started: {error}"))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("`{name}` cannot be started: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
         return Err(format!("`{name}` failed ({}):\n{said}", output.status));
@@ -82,22 +137,41 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 /// Assembles every program and writes `programs.rs`, the table that `lib.rs` includes.
 fn programs(directory: &Path, out: &Path) -> Result<(), String> {
-    let listing = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let mut sources: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "S")).collect();
+    let listing =
+        fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut sources: Vec<PathBuf> = listing
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "S"))
+        .collect();
     sources.sort();
     let mut table = String::from("&[\n");
     for source in sources {
         let name = source.file_stem().unwrap().to_string_lossy().into_owned();
-        let text = fs::read_to_string(&source).map_err(|error| format!("{}: {error}", source.display()))?;
-        let about = directive(&text, "about").ok_or(format!("{}: the line `# about: what it checks` is missing", source.display()))?;
-        let needs: Vec<&str> = directive(&text, "needs").unwrap_or("").split_whitespace().collect();
+        let text = fs::read_to_string(&source)
+            .map_err(|error| format!("{}: {error}", source.display()))?;
+        let about = directive(&text, "about").ok_or(format!(
+            "{}: the line `# about: what it checks` is missing",
+            source.display()
+        ))?;
+        let needs: Vec<&str> = directive(&text, "needs")
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
         let kind = directive(&text, "kind").unwrap_or("");
         let (kind, address, flat) = match kind {
             "real16" => ("Real16", "0x7c00", true),
             "pvh32" => ("Pvh32", "0x100000", false),
-            _ => return Err(format!("{}: `# kind: {kind}`: say `real16` or `pvh32`", source.display())),
+            _ => {
+                return Err(format!(
+                    "{}: `# kind: {kind}`: say `real16` or `pvh32`",
+                    source.display()
+                ));
+            }
         };
-        let (object, image) = (out.join(format!("{name}.o")), out.join(format!("{name}.img")));
+        let (object, image) = (
+            out.join(format!("{name}.o")),
+            out.join(format!("{name}.img")),
+        );
         assemble(&source, directory, &object).and_then(|()| link(&object, &image, address, flat)).map_err(|reason| {
             format!("guest test program {}:\n{reason}\nIt needs an assembler and a linker for x86-64: gcc and binutils (`apt-get install gcc`), or name yours in CC and LD.", source.display())
         })?;
@@ -109,20 +183,41 @@ fn programs(directory: &Path, out: &Path) -> Result<(), String> {
 
 /// The value of a line `# key: value` in the comment at the top of a program.
 fn directive<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let comments = text.lines().take_while(|line| line.starts_with('#') || line.trim().is_empty());
-    comments.filter_map(|line| line.trim_start_matches('#').trim().split_once(':')).find(|(k, _)| *k == key).map(|(_, value)| value.trim())
+    let comments = text
+        .lines()
+        .take_while(|line| line.starts_with('#') || line.trim().is_empty());
+    comments
+        .filter_map(|line| line.trim_start_matches('#').trim().split_once(':'))
+        .find(|(k, _)| *k == key)
+        .map(|(_, value)| value.trim())
 }
 
 /// `-x assembler`: without the C preprocessor, to which a comment `# if …` would be a directive.
 fn assemble(source: &Path, include: &Path, object: &Path) -> Result<(), String> {
     let cc = env::var("CC").unwrap_or("cc".into());
-    run(Command::new(cc).args(["-m64", "-c", "-x", "assembler", "-I"]).arg(include).arg(source).arg("-o").arg(object))
+    run(Command::new(cc)
+        .args(["-m64", "-c", "-x", "assembler", "-I"])
+        .arg(include)
+        .arg(source)
+        .arg("-o")
+        .arg(object))
 }
 
 fn link(object: &Path, image: &Path, address: &str, flat: bool) -> Result<(), String> {
     let ld = env::var("LD").unwrap_or("ld".into());
     let mut command = Command::new(ld);
-    command.args(["-m", "elf_x86_64", "-N", "--build-id=none", "-z", "noexecstack", "-e", "start", "-Ttext", address]);
+    command.args([
+        "-m",
+        "elf_x86_64",
+        "-N",
+        "--build-id=none",
+        "-z",
+        "noexecstack",
+        "-e",
+        "start",
+        "-Ttext",
+        address,
+    ]);
     if flat {
         command.args(["--oformat", "binary"]);
     } else {
