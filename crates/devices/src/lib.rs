@@ -13,6 +13,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod backend;
+#[cfg(test)]
+pub mod contract;
 pub mod debug_port;
 mod device;
 pub mod ns16550;
