@@ -39,6 +39,11 @@ pub trait Wires {
     fn arm(&mut self, timer: u8, at_ns: Option<u64>);
     /// Power off, reset, exit.
     fn power(&mut self, what: Power);
+    /// Tells the user something about this device: a host failure, a ring the guest broke. One
+    /// line that begins with the device's label. Machines show it; the default drops it.
+    fn event(&mut self, text: String) {
+        let _ = text;
+    }
 }
 
 /// What a device may use while it is called.
@@ -177,6 +182,8 @@ pub struct Recorder {
     pub timers: alloc::collections::BTreeMap<u8, u64>,
     /// Power requests in order.
     pub power: Vec<Power>,
+    /// Events in order.
+    pub events: Vec<String>,
 }
 
 impl Wires for Recorder {
@@ -197,5 +204,8 @@ impl Wires for Recorder {
     }
     fn power(&mut self, what: Power) {
         self.power.push(what);
+    }
+    fn event(&mut self, text: String) {
+        self.events.push(text);
     }
 }

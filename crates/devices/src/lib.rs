@@ -18,6 +18,8 @@ pub mod contract;
 pub mod debug_port;
 mod device;
 pub mod ns16550;
+pub mod pci;
+pub mod virtio;
 
 pub use device::{
     Context, Device, Inspector, LoadError, Message, Power, Recorder, Wires, load_state, save_state,
