@@ -241,6 +241,7 @@ fn restored_twin_is_equal<D: Device>(regions: &[u64], make: &impl Fn() -> D, mem
                 messages: wires.messages.clone(),
                 timers: wires.timers.clone(),
                 power: wires.power.clone(),
+                events: wires.events.clone(),
             };
             for step in 0..24 {
                 let event = any_event(&mut random, regions, &wires, &mut now_ns);

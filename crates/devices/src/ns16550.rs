@@ -703,4 +703,9 @@ mod tests {
         assert!(!b.line() && b.wires.timers.is_empty());
         assert_eq!(b.uart.state, State::new());
     }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        crate::contract::check(&[8], || Uart::new(Box::new(crate::backend::Null)));
+    }
 }

@@ -625,6 +625,16 @@ mod tests {
                 cx.wires.set_line(0, value & 1 != 0);
             }
         }
+        fn reset(&mut self, _: &mut Context<'_>) {
+            self.1 = 0;
+        }
+        fn save(&self) -> Vec<u8> {
+            save_state(1, &self.1)
+        }
+        fn load(&mut self, section: &[u8]) -> Result<(), LoadError> {
+            self.1 = load_state(1, section)?;
+            Ok(())
+        }
     }
 
     struct Bench {
@@ -788,5 +798,10 @@ mod tests {
         }
         let saved = b.bus.save();
         b.bus.load(&saved).unwrap();
+    }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        crate::contract::check(&[8, 1 << 20, 0x9000, 0x100, 0x1000], || Bench::new().bus);
     }
 }
