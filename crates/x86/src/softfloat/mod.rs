@@ -64,7 +64,12 @@
 //! Everything but `sin cos tan sincos atan f2xm1 yl2x yl2xp1`, which are computed to over 100 bits and
 //! then rounded: they may differ from a given processor by one unit in the last place.
 
+mod bcd;
+mod partial;
 pub mod sse;
+mod transcendental;
+mod unpacked;
+mod wide;
 pub mod x87;
 
 /// Rounding control, in the encoding of MXCSR.RC and FCW.RC (SDM 1, "Rounding").
