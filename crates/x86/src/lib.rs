@@ -12,6 +12,7 @@ extern crate std;
 
 mod bus;
 pub mod cpuid;
+pub mod softfloat;
 pub mod state;
 
 pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};

@@ -593,7 +593,9 @@ macro_rules! x87_memory {
                 let mut env = Env::from_fcw(cw);
                 let f: fn(F80, $t, &mut Env) -> F80 = $ours;
                 let ours = f(a, m, &mut env);
-                let ours = if env.blocks_register_store() { a } else { ours };
+                let load = $insn.starts_with("fld");
+                let blocked = if load { env.blocks_load() } else { env.blocks_register_store() };
+                let ours = if blocked { a } else { ours };
                 if (ours, our_status(&env)) != (st0, status(sw)) {
                     failures.note(format!("{} {a:x?}, {m:x} FCW {cw:x}: ours {ours:x?} {:x?} native {st0:x?} {:x?}", $insn, our_status(&env), status(sw)));
                 }

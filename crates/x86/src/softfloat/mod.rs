@@ -24,7 +24,8 @@
 //! fsw |= env.flags.bits(); C1 = env.c1;
 //! if env.blocks_register_store() { ES, B }   // unmasked IE, DE or ZE: destination and stack unchanged
 //! else { st0 = r; if env.fault() { ES, B } } // unmasked OE, UE (wrapped exponent) and PE: stored
-//! // for stores to memory (FST m32/m64, FIST, FBSTP): env.blocks_memory_store() instead
+//! // for stores to memory (FST m32/m64, FIST, FBSTP): env.blocks_memory_store() instead,
+//! // for FLD m32/m64: env.blocks_load() instead
 //! ```
 //! Stack underflow and overflow (`SF`) are the caller's; it stores [`F80::INDEFINITE`].
 //!
@@ -243,6 +244,12 @@ impl Env {
         self.flags
             .intersection(self.unmasked)
             .intersects(PRE_COMPUTATION)
+    }
+
+    /// x87: whether an unmasked exception keeps FLD m32fp and m64fp from pushing: IE only. After an
+    /// unmasked DE processors push the value all the same.
+    pub const fn blocks_load(&self) -> bool {
+        self.flags.intersection(self.unmasked).intersects(Flags::IE)
     }
 
     /// x87: whether an unmasked exception keeps the result from memory (all but PE).

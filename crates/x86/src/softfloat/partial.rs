@@ -47,7 +47,7 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
         return Remainder::whole(a);
     }
     if y.is_infinite() {
-        return Remainder::whole(exactly(x.sign, x.exp, x.sig as u128, env));
+        return Remainder::whole(a);
     }
 
     let distance = x.exp - y.exp;

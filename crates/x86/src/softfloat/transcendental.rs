@@ -125,9 +125,12 @@ fn finish(w: Wide, env: &mut Env) -> F80 {
     if w.sig == 0 { zero(w.sign) } else { rounded_to_64(w.inexact(), env) }
 }
 
-/// Just below (toward zero of) a number with 64 significant bits.
-const fn just_below(u: &Unpacked) -> Exact {
-    Exact { sign: u.sign, exp: u.exp, sig: (u.sig as u128) << 64 }.below()
+/// x for a function that differs from it by less than can be told: x in all rounding modes, as
+/// processors give it, with PE, and UE if it is tiny.
+fn unchanged(u: &Unpacked, env: &mut Env) -> F80 {
+    let r = rounded_to_64(u.exact(), env);
+    env.raise(if u.exp < -16382 { Flags::UE.union(Flags::PE) } else { Flags::PE });
+    r
 }
 
 /// Below this exponent x² is lost against 1: sin, tan and arctan of x are x and a trifle.
@@ -197,7 +200,7 @@ fn argument(a: F80, env: &mut Env) -> Argument {
 
 fn sin_of(u: &Unpacked, env: &mut Env) -> F80 {
     if u.exp < TINY_EXPONENT {
-        return rounded_to_64(just_below(u), env);
+        return unchanged(u, env);
     }
     let (quadrant, r) = reduce(u);
     finish(sin_reduced(u.sign, quadrant, r), env)
@@ -249,7 +252,7 @@ pub fn tan(a: F80, env: &mut Env) -> Option<F80> {
         Argument::Zero => Some(a),
         Argument::Number(u) => {
             if u.exp < TINY_EXPONENT {
-                return Some(finish(Wide::from_unpacked(&u), env));
+                return Some(unchanged(&u, env));
             }
             let (quadrant, r) = reduce(&u);
             let (sine, cosine) = (sin_reduced(u.sign, quadrant, r), sin_reduced(false, quadrant + 1, r));
@@ -279,9 +282,8 @@ pub fn atan(y: F80, x: F80, env: &mut Env) -> F80 {
             let (a, b) = (Wide::from_unpacked(&y).with_sign(false), Wide::from_unpacked(&x).with_sign(false));
             let steep = (a.exp, a.sig) > (b.exp, b.sig);
             if !steep && !x.sign && y.exp - x.exp < TINY_EXPONENT {
-                // arctan t is t and a trifle less: what is left of the quotient, less one in its last place.
-                let quotient = Exact::quotient(&y, &x).below();
-                return rounded_to_64(Exact { sign: y.sign, ..quotient }, env);
+                let quotient = Exact::quotient(&y, &x);
+                return rounded_to_64(Exact { sign: y.sign, sig: quotient.sig | 1, ..quotient }, env);
             }
             let angle = if steep { PI.scaled(-1).sub(arctan(b.div(a))) } else { arctan(a.div(b)) };
             if x.sign { PI.sub(angle) } else { angle }
@@ -320,10 +322,9 @@ pub fn f2xm1(a: F80, env: &mut Env) -> F80 {
         return a;
     }
     if u.exp >= 0 {
-        return match (u.exp == 0 && u.sig << 1 == 0, u.sign) {
-            (true, true) => F80::new(0xbffe, 1 << 63),
-            _ => a,
-        };
+        env.raise(Flags::PE);
+        let minus_one = u.sign && u.exp == 0 && u.sig << 1 == 0;
+        return if minus_one { F80::new(0xbffe, 1 << 63) } else { a };
     }
     let x = Wide::from_unpacked(&u).mul(LN_2);
     finish(x.mul(polynomial(&EXPM1, x)), env)
@@ -378,15 +379,17 @@ pub fn yl2x(x: F80, y: F80, env: &mut Env) -> F80 {
         _ => {}
     }
     if x.sig << 1 == 0 {
-        // A power of two: the logarithm is an integer and the product exact.
-        return rounded_to_64(Exact::product(&y, &unpack_f80(from_i32(x.exp))), env);
+        // A power of two: the logarithm is an integer. Processors get just below the product, inexact.
+        return rounded_to_64(Exact::product(&y, &unpack_f80(from_i32(x.exp))).below(), env);
     }
     finish(log2(&x).mul(Wide::from_unpacked(&y)), env)
 }
 
 /// FYL2XP1: y × log2(x + 1), x = ST(0), y = ST(1). The SDM defines it for |x| ≤ 1 − √½; here it is
-/// computed wherever x > −1. IE for SNaN, unsupported, 0 × ∞ in any guise, x < −1; DE, OE, UE, PE.
+/// computed wherever x > −1, and `x` below, as on processors. IE for SNaN, unsupported, x = −∞,
+/// 0 × ∞ in any guise; DE, OE, UE, PE.
 pub fn yl2xp1(x: F80, y: F80, env: &mut Env) -> F80 {
+    let x_pattern = x;
     let (x, y) = (unpack_f80(x), unpack_f80(y));
     env.c1 = false;
     if let Some(nan) = propagate(&x, &y, env) {
@@ -400,7 +403,8 @@ pub fn yl2xp1(x: F80, y: F80, env: &mut Env) -> F80 {
         return F80::ZERO;
     }
     if up_to_minus_one {
-        return invalid(env);
+        env.raise(Flags::PE);
+        return x_pattern;
     }
     let sign = x.sign != y.sign;
     if x.is_infinite() || y.is_infinite() {

@@ -281,7 +281,7 @@ pub(super) fn round_to_u64(x: &Exact, rounding: Rounding) -> Option<(u64, bool, 
 /// What an unmasked overflow or underflow leaves behind.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unmasked {
-    /// Nothing: SSE, and x87 stores to memory.
+    /// Nothing, not even PE: SSE, and x87 stores to memory.
     NoResult,
     /// x87 registers: the result with its exponent brought into range by 24576 (SDM 1, "Numeric
     /// Overflow Exception").
@@ -304,14 +304,19 @@ pub(super) fn round(format: Format, bits: u32, x: Exact, unmasked: Unmasked, env
     if exp < format.emin() {
         if env.is_unmasked(Flags::UE) {
             env.raise(Flags::UE);
+            if unmasked == Unmasked::NoResult {
+                return Fields::zero(x.sign);
+            }
+            if exp + WRAP < format.emin() {
+                // Only FSCALE goes that far.
+                env.raise(Flags::PE);
+                return Fields::zero(x.sign);
+            }
             if inexact {
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return match unmasked {
-                Unmasked::Wrapped if exp + WRAP >= format.emin() => normal(exp + WRAP),
-                _ => Fields::zero(x.sign),
-            };
+            return normal(exp + WRAP);
         }
         if env.ftz {
             env.raise(Flags::UE.union(Flags::PE));
@@ -329,14 +334,19 @@ pub(super) fn round(format: Format, bits: u32, x: Exact, unmasked: Unmasked, env
     if exp > format.emax {
         env.raise(Flags::OE);
         if env.is_unmasked(Flags::OE) {
+            if unmasked == Unmasked::NoResult {
+                return Fields::infinity(format, x.sign);
+            }
+            if exp - WRAP > format.emax {
+                env.raise(Flags::PE);
+                env.c1 = true;
+                return Fields::infinity(format, x.sign);
+            }
             if inexact {
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return match unmasked {
-                Unmasked::Wrapped if exp - WRAP <= format.emax => normal(exp - WRAP),
-                _ => Fields::infinity(format, x.sign),
-            };
+            return normal(exp - WRAP);
         }
         env.raise(Flags::PE);
         let to_infinity = rounds_up(rounding, x.sign, true, true, true);
