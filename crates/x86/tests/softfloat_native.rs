@@ -9,11 +9,17 @@ use x86::softfloat::x87::{self, Constant, Operand};
 use x86::softfloat::{Env, F80, Flags, Relation, Rounding, Signal};
 
 fn cases() -> u64 {
-    std::env::var("MOINHO_CASES").ok().and_then(|s| s.parse().ok()).unwrap_or(200_000)
+    std::env::var("MOINHO_CASES")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(200_000)
 }
 
 fn seed() -> u64 {
-    std::env::var("MOINHO_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x9e37_79b9_7f4a_7c15)
+    std::env::var("MOINHO_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0x9e37_79b9_7f4a_7c15)
 }
 
 /// xorshift64*.
@@ -41,7 +47,16 @@ impl Random {
         let r = self.next();
         mask & match self.below(8) {
             0 => 0,
-            1 => self.pick([1, 2, 3, mask, mask - 1, mask >> 1, 1 << (bits - 1), 1 << (bits - 2)]),
+            1 => self.pick([
+                1,
+                2,
+                3,
+                mask,
+                mask - 1,
+                mask >> 1,
+                1 << (bits - 1),
+                1 << (bits - 2),
+            ]),
             2 => r & self.next() & self.next() & self.next(),
             3 => !0 << self.below(bits as u64),
             4 => r << self.below(bits as u64),
@@ -79,7 +94,10 @@ impl Random {
     fn f80(&mut self, odd: u64) -> F80 {
         let e = self.exponent(0x7fff, 64);
         let integer = (e != 0) != (self.below(odd) == 0);
-        F80::new((self.below(2) << 15 | e) as u16, (integer as u64) << 63 | self.fraction(63))
+        F80::new(
+            (self.below(2) << 15 | e) as u16,
+            (integer as u64) << 63 | self.fraction(63),
+        )
     }
     /// Rounding, DAZ, FTZ at random, everything masked.
     fn mxcsr(&mut self) -> u32 {
@@ -90,7 +108,11 @@ impl Random {
     /// Rounding and precision at random; one in four with unmasked exceptions.
     fn fcw(&mut self) -> u16 {
         let rc_pc = (self.below(4) << 10 | self.pick([0, 2, 3]) << 8) as u16;
-        let masks = if self.below(4) == 0 { self.below(64) as u16 } else { 0x3f };
+        let masks = if self.below(4) == 0 {
+            self.below(64) as u16
+        } else {
+            0x3f
+        };
         rc_pc | masks
     }
 }
@@ -209,14 +231,70 @@ macro_rules! unary {
     };
 }
 
-unary!(sqrtss_is_the_processors, f32, u32, u32, |a, e| sse::sqrt(a, e), "sqrtss {r}, {a}");
-unary!(sqrtsd_is_the_processors, f64, u64, u64, |a, e| sse::sqrt(a, e), "sqrtsd {r}, {a}");
-unary!(cvtss2sd_is_the_processors, f32, u32, u64, sse::f32_to_f64, "cvtss2sd {r}, {a}");
-unary!(cvtsd2ss_is_the_processors, f64, u64, u32, sse::f64_to_f32, "cvtsd2ss {r}, {a}");
-unary!(roundss_mxcsr_is_the_processors, f32, u32, u32, |a, e| sse::round_to_integral(a, e.rounding, false, e), "roundss {r}, {a}, 4");
-unary!(roundss_up_quietly_is_the_processors, f32, u32, u32, |a, e| sse::round_to_integral(a, Rounding::Up, true, e), "roundss {r}, {a}, 10");
-unary!(roundsd_mxcsr_is_the_processors, f64, u64, u64, |a, e| sse::round_to_integral(a, e.rounding, false, e), "roundsd {r}, {a}, 4");
-unary!(roundsd_nearest_is_the_processors, f64, u64, u64, |a, e| sse::round_to_integral(a, Rounding::NearestEven, false, e), "roundsd {r}, {a}, 0");
+unary!(
+    sqrtss_is_the_processors,
+    f32,
+    u32,
+    u32,
+    |a, e| sse::sqrt(a, e),
+    "sqrtss {r}, {a}"
+);
+unary!(
+    sqrtsd_is_the_processors,
+    f64,
+    u64,
+    u64,
+    |a, e| sse::sqrt(a, e),
+    "sqrtsd {r}, {a}"
+);
+unary!(
+    cvtss2sd_is_the_processors,
+    f32,
+    u32,
+    u64,
+    sse::f32_to_f64,
+    "cvtss2sd {r}, {a}"
+);
+unary!(
+    cvtsd2ss_is_the_processors,
+    f64,
+    u64,
+    u32,
+    sse::f64_to_f32,
+    "cvtsd2ss {r}, {a}"
+);
+unary!(
+    roundss_mxcsr_is_the_processors,
+    f32,
+    u32,
+    u32,
+    |a, e| sse::round_to_integral(a, e.rounding, false, e),
+    "roundss {r}, {a}, 4"
+);
+unary!(
+    roundss_up_quietly_is_the_processors,
+    f32,
+    u32,
+    u32,
+    |a, e| sse::round_to_integral(a, Rounding::Up, true, e),
+    "roundss {r}, {a}, 10"
+);
+unary!(
+    roundsd_mxcsr_is_the_processors,
+    f64,
+    u64,
+    u64,
+    |a, e| sse::round_to_integral(a, e.rounding, false, e),
+    "roundsd {r}, {a}, 4"
+);
+unary!(
+    roundsd_nearest_is_the_processors,
+    f64,
+    u64,
+    u64,
+    |a, e| sse::round_to_integral(a, Rounding::NearestEven, false, e),
+    "roundsd {r}, {a}, 0"
+);
 
 macro_rules! to_int {
     ($test:ident, $from:ident, $ours:expr, $insn:literal, $native:ty, $out:ty) => {
@@ -235,12 +313,54 @@ macro_rules! to_int {
     };
 }
 
-to_int!(cvtss2si_32_is_the_processors, f32, |a: u32, e: &mut Env| sse::to_i32(a, e.rounding, e), "cvtss2si {r:e}, {a}", u64, i32);
-to_int!(cvtsd2si_32_is_the_processors, f64, |a: u64, e: &mut Env| sse::to_i32(a, e.rounding, e), "cvtsd2si {r:e}, {a}", u64, i32);
-to_int!(cvttsd2si_32_is_the_processors, f64, |a: u64, e: &mut Env| sse::to_i32(a, Rounding::Zero, e), "cvttsd2si {r:e}, {a}", u64, i32);
-to_int!(cvtss2si_64_is_the_processors, f32, |a: u32, e: &mut Env| sse::to_i64(a, e.rounding, e), "cvtss2si {r:r}, {a}", u64, i64);
-to_int!(cvtsd2si_64_is_the_processors, f64, |a: u64, e: &mut Env| sse::to_i64(a, e.rounding, e), "cvtsd2si {r:r}, {a}", u64, i64);
-to_int!(cvttss2si_64_is_the_processors, f32, |a: u32, e: &mut Env| sse::to_i64(a, Rounding::Zero, e), "cvttss2si {r:r}, {a}", u64, i64);
+to_int!(
+    cvtss2si_32_is_the_processors,
+    f32,
+    |a: u32, e: &mut Env| sse::to_i32(a, e.rounding, e),
+    "cvtss2si {r:e}, {a}",
+    u64,
+    i32
+);
+to_int!(
+    cvtsd2si_32_is_the_processors,
+    f64,
+    |a: u64, e: &mut Env| sse::to_i32(a, e.rounding, e),
+    "cvtsd2si {r:e}, {a}",
+    u64,
+    i32
+);
+to_int!(
+    cvttsd2si_32_is_the_processors,
+    f64,
+    |a: u64, e: &mut Env| sse::to_i32(a, Rounding::Zero, e),
+    "cvttsd2si {r:e}, {a}",
+    u64,
+    i32
+);
+to_int!(
+    cvtss2si_64_is_the_processors,
+    f32,
+    |a: u32, e: &mut Env| sse::to_i64(a, e.rounding, e),
+    "cvtss2si {r:r}, {a}",
+    u64,
+    i64
+);
+to_int!(
+    cvtsd2si_64_is_the_processors,
+    f64,
+    |a: u64, e: &mut Env| sse::to_i64(a, e.rounding, e),
+    "cvtsd2si {r:r}, {a}",
+    u64,
+    i64
+);
+to_int!(
+    cvttss2si_64_is_the_processors,
+    f32,
+    |a: u32, e: &mut Env| sse::to_i64(a, Rounding::Zero, e),
+    "cvttss2si {r:r}, {a}",
+    u64,
+    i64
+);
 
 fn has_avx512f() -> bool {
     let has = is_x86_feature_detected!("avx512f");
@@ -269,9 +389,27 @@ macro_rules! to_unsigned {
         }
     };
 }
-to_unsigned!(vcvtsd2usi_32_is_the_processors, f64, |a: u64, e: &mut Env| sse::to_u32(a, e.rounding, e), "vcvtsd2usi {r:e}, {a}", u32);
-to_unsigned!(vcvtsd2usi_64_is_the_processors, f64, |a: u64, e: &mut Env| sse::to_u64(a, e.rounding, e), "vcvtsd2usi {r:r}, {a}", u64);
-to_unsigned!(vcvttss2usi_64_is_the_processors, f32, |a: u32, e: &mut Env| sse::to_u64(a, Rounding::Zero, e), "vcvttss2usi {r:r}, {a}", u64);
+to_unsigned!(
+    vcvtsd2usi_32_is_the_processors,
+    f64,
+    |a: u64, e: &mut Env| sse::to_u32(a, e.rounding, e),
+    "vcvtsd2usi {r:e}, {a}",
+    u32
+);
+to_unsigned!(
+    vcvtsd2usi_64_is_the_processors,
+    f64,
+    |a: u64, e: &mut Env| sse::to_u64(a, e.rounding, e),
+    "vcvtsd2usi {r:r}, {a}",
+    u64
+);
+to_unsigned!(
+    vcvttss2usi_64_is_the_processors,
+    f32,
+    |a: u32, e: &mut Env| sse::to_u64(a, Rounding::Zero, e),
+    "vcvttss2usi {r:r}, {a}",
+    u64
+);
 
 macro_rules! from_int {
     ($test:ident, $out:ty, $ours:expr, $insn:literal, $int:ty) => {
@@ -290,9 +428,27 @@ macro_rules! from_int {
         }
     };
 }
-from_int!(cvtsi2ss_32_is_the_processors, u32, sse::from_i32, "cvtsi2ss {r}, {a:e}", i32);
-from_int!(cvtsi2ss_64_is_the_processors, u32, sse::from_i64, "cvtsi2ss {r}, {a:r}", i64);
-from_int!(cvtsi2sd_64_is_the_processors, u64, sse::from_i64, "cvtsi2sd {r}, {a:r}", i64);
+from_int!(
+    cvtsi2ss_32_is_the_processors,
+    u32,
+    sse::from_i32,
+    "cvtsi2ss {r}, {a:e}",
+    i32
+);
+from_int!(
+    cvtsi2ss_64_is_the_processors,
+    u32,
+    sse::from_i64,
+    "cvtsi2ss {r}, {a:r}",
+    i64
+);
+from_int!(
+    cvtsi2sd_64_is_the_processors,
+    u64,
+    sse::from_i64,
+    "cvtsi2sd {r}, {a:r}",
+    i64
+);
 
 macro_rules! compare {
     ($test:ident, $t:ty, $signal:expr, $insn:literal) => {
@@ -377,13 +533,62 @@ macro_rules! fused {
         }
     };
 }
-fused!(vfmadd132ss_is_the_processors, u32, "vfmadd132ss", |a, b, c| (a, c, b), false, false);
-fused!(vfmadd213ss_is_the_processors, u32, "vfmadd213ss", |a, b, c| (b, a, c), false, false);
-fused!(vfmadd231ss_is_the_processors, u32, "vfmadd231ss", |a, b, c| (b, c, a), false, false);
-fused!(vfmsub132sd_is_the_processors, u64, "vfmsub132sd", |a, b, c| (a, c, b), false, true);
-fused!(vfnmadd213sd_is_the_processors, u64, "vfnmadd213sd", |a, b, c| (b, a, c), true, false);
-fused!(vfnmsub231sd_is_the_processors, u64, "vfnmsub231sd", |a, b, c| (b, c, a), true, true);
-fused!(vfmadd231sd_is_the_processors, u64, "vfmadd231sd", |a, b, c| (b, c, a), false, false);
+fused!(
+    vfmadd132ss_is_the_processors,
+    u32,
+    "vfmadd132ss",
+    |a, b, c| (a, c, b),
+    false,
+    false
+);
+fused!(
+    vfmadd213ss_is_the_processors,
+    u32,
+    "vfmadd213ss",
+    |a, b, c| (b, a, c),
+    false,
+    false
+);
+fused!(
+    vfmadd231ss_is_the_processors,
+    u32,
+    "vfmadd231ss",
+    |a, b, c| (b, c, a),
+    false,
+    false
+);
+fused!(
+    vfmsub132sd_is_the_processors,
+    u64,
+    "vfmsub132sd",
+    |a, b, c| (a, c, b),
+    false,
+    true
+);
+fused!(
+    vfnmadd213sd_is_the_processors,
+    u64,
+    "vfnmadd213sd",
+    |a, b, c| (b, a, c),
+    true,
+    false
+);
+fused!(
+    vfnmsub231sd_is_the_processors,
+    u64,
+    "vfnmsub231sd",
+    |a, b, c| (b, c, a),
+    true,
+    true
+);
+fused!(
+    vfmadd231sd_is_the_processors,
+    u64,
+    "vfmadd231sd",
+    |a, b, c| (b, c, a),
+    false,
+    false
+);
 
 #[test]
 fn vcvtps2ph_and_vcvtph2ps_are_the_processors() {
@@ -402,14 +607,24 @@ fn vcvtps2ph_and_vcvtph2ps_are_the_processors() {
         let native = with_mxcsr!(csr, "vcvtps2ph {r}, {a}, 4", a = in(xmm_reg) a.float(), r = out(xmm_reg) x);
         let mut env = Env::from_mxcsr(csr);
         let ours = sse::f32_to_f16(a, &mut env);
-        assert_eq!((ours, flags(&env)), (x.to_bits() as u16, native), "ours, native; case {i} seed {:#x}: vcvtps2ph {a:x}, MXCSR {csr:x}", seed());
+        assert_eq!(
+            (ours, flags(&env)),
+            (x.to_bits() as u16, native),
+            "ours, native; case {i} seed {:#x}: vcvtps2ph {a:x}, MXCSR {csr:x}",
+            seed()
+        );
 
         let h = r.f16();
         let x: f32;
         let native = with_mxcsr!(csr, "vcvtph2ps {r}, {a}", a = in(xmm_reg) f32::from_bits(h as u32), r = out(xmm_reg) x);
         let mut env = Env::from_mxcsr(csr);
         let ours = sse::f16_to_f32(h, &mut env);
-        assert_eq!((ours, flags(&env)), (x.to_bits(), native), "ours, native; case {i} seed {:#x}: vcvtph2ps {h:x}, MXCSR {csr:x}", seed());
+        assert_eq!(
+            (ours, flags(&env)),
+            (x.to_bits(), native),
+            "ours, native; case {i} seed {:#x}: vcvtph2ps {h:x}, MXCSR {csr:x}",
+            seed()
+        );
     }
 }
 
@@ -449,9 +664,15 @@ fn our_status(env: &Env) -> (u16, bool) {
 fn x87_pair(r: &mut Random) -> (F80, F80) {
     let a = r.f80(12);
     let b = match r.below(8) {
-        0 => F80::new(a.sign_exp ^ (r.below(4) as u16) ^ (r.below(2) as u16) << 15, a.significand ^ r.pick([0, 0, 1, 2, 1 << 62])),
+        0 => F80::new(
+            a.sign_exp ^ (r.below(4) as u16) ^ (r.below(2) as u16) << 15,
+            a.significand ^ r.pick([0, 0, 1, 2, 1 << 62]),
+        ),
         1 => {
-            let e = (a.sign_exp & 0x7fff).wrapping_add(r.below(140) as u16).wrapping_sub(70) & 0x7fff;
+            let e = (a.sign_exp & 0x7fff)
+                .wrapping_add(r.below(140) as u16)
+                .wrapping_sub(70)
+                & 0x7fff;
             F80::new(e | (r.below(2) as u16) << 15, 1 << 63 | r.fraction(63))
         }
         _ => r.f80(12),
@@ -464,13 +685,23 @@ struct Failures(Vec<String>);
 impl Failures {
     fn note(&mut self, s: String) {
         self.0.push(s);
-        assert!(self.0.len() < 8, "seed {:#x}:\n{}", seed(), self.0.join("\n"));
+        assert!(
+            self.0.len() < 8,
+            "seed {:#x}:\n{}",
+            seed(),
+            self.0.join("\n")
+        );
     }
 }
 impl Drop for Failures {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert!(self.0.is_empty(), "seed {:#x}:\n{}", seed(), self.0.join("\n"));
+            assert!(
+                self.0.is_empty(),
+                "seed {:#x}:\n{}",
+                seed(),
+                self.0.join("\n")
+            );
         }
     }
 }
@@ -489,27 +720,63 @@ macro_rules! x87_op {
                 let ours = f(a, b, &mut env);
                 let ours = if env.blocks_register_store() { a } else { ours };
                 if (ours, our_status(&env)) != (st0, status(sw)) {
-                    failures.note(format!("{} {a:x?}, {b:x?} FCW {cw:x}: ours {ours:x?} {:x?} native {st0:x?} {:x?}", $insn, our_status(&env), status(sw)));
+                    failures.note(format!(
+                        "{} {a:x?}, {b:x?} FCW {cw:x}: ours {ours:x?} {:x?} native {st0:x?} {:x?}",
+                        $insn,
+                        our_status(&env),
+                        status(sw)
+                    ));
                 }
             }
         }
     };
 }
 
-x87_op!(fadd_is_the_processors, "fadd st(0), st(1)", |a, b, e| x87::add(a, b, e));
-x87_op!(fsub_is_the_processors, "fsub st(0), st(1)", |a, b, e| x87::sub(a, b, e));
-x87_op!(fsubr_is_the_processors, "fsubr st(0), st(1)", |a, b, e| x87::sub(b, a, e));
-x87_op!(fmul_is_the_processors, "fmul st(0), st(1)", |a, b, e| x87::mul(a, b, e));
-x87_op!(fdiv_is_the_processors, "fdiv st(0), st(1)", |a, b, e| x87::div(a, b, e));
-x87_op!(fdivr_is_the_processors, "fdivr st(0), st(1)", |a, b, e| x87::div(b, a, e));
+x87_op!(fadd_is_the_processors, "fadd st(0), st(1)", |a, b, e| {
+    x87::add(a, b, e)
+});
+x87_op!(fsub_is_the_processors, "fsub st(0), st(1)", |a, b, e| {
+    x87::sub(a, b, e)
+});
+x87_op!(fsubr_is_the_processors, "fsubr st(0), st(1)", |a, b, e| {
+    x87::sub(b, a, e)
+});
+x87_op!(fmul_is_the_processors, "fmul st(0), st(1)", |a, b, e| {
+    x87::mul(a, b, e)
+});
+x87_op!(fdiv_is_the_processors, "fdiv st(0), st(1)", |a, b, e| {
+    x87::div(a, b, e)
+});
+x87_op!(fdivr_is_the_processors, "fdivr st(0), st(1)", |a, b, e| {
+    x87::div(b, a, e)
+});
 x87_op!(fsqrt_is_the_processors, "fsqrt", |a, _, e| x87::sqrt(a, e));
-x87_op!(frndint_is_the_processors, "frndint", |a, _, e| x87::round_to_integral(a, e));
-x87_op!(fscale_is_the_processors, "fscale", |a, b, e| x87::scale(a, b, e));
-x87_op!(fldpi_is_the_processors, "fldpi", |_, _, e| x87::constant(Constant::Pi, e));
-x87_op!(fldl2t_is_the_processors, "fldl2t", |_, _, e| x87::constant(Constant::Log2Of10, e));
-x87_op!(fldl2e_is_the_processors, "fldl2e", |_, _, e| x87::constant(Constant::Log2OfE, e));
-x87_op!(fldlg2_is_the_processors, "fldlg2", |_, _, e| x87::constant(Constant::Log10Of2, e));
-x87_op!(fldln2_is_the_processors, "fldln2", |_, _, e| x87::constant(Constant::LnOf2, e));
+x87_op!(frndint_is_the_processors, "frndint", |a, _, e| {
+    x87::round_to_integral(a, e)
+});
+x87_op!(fscale_is_the_processors, "fscale", |a, b, e| x87::scale(
+    a, b, e
+));
+x87_op!(fldpi_is_the_processors, "fldpi", |_, _, e| x87::constant(
+    Constant::Pi,
+    e
+));
+x87_op!(fldl2t_is_the_processors, "fldl2t", |_, _, e| x87::constant(
+    Constant::Log2Of10,
+    e
+));
+x87_op!(fldl2e_is_the_processors, "fldl2e", |_, _, e| x87::constant(
+    Constant::Log2OfE,
+    e
+));
+x87_op!(fldlg2_is_the_processors, "fldlg2", |_, _, e| x87::constant(
+    Constant::Log10Of2,
+    e
+));
+x87_op!(fldln2_is_the_processors, "fldln2", |_, _, e| x87::constant(
+    Constant::LnOf2,
+    e
+));
 
 macro_rules! x87_remainder {
     ($test:ident, $insn:literal, $ours:path) => {
@@ -522,12 +789,20 @@ macro_rules! x87_remainder {
                 let (sw, st0, _) = on_x87!(cw, a, b, $insn);
                 let mut env = Env::from_fcw(cw);
                 let rem = $ours(a, b, &mut env);
-                let ours = if env.blocks_register_store() { a } else { rem.value };
-                let native_quotient = ((sw >> 8 & 1) << 2 | (sw >> 14 & 1) << 1 | (sw >> 9 & 1)) as u8;
+                let ours = if env.blocks_register_store() {
+                    a
+                } else {
+                    rem.value
+                };
+                let native_quotient =
+                    ((sw >> 8 & 1) << 2 | (sw >> 14 & 1) << 1 | (sw >> 9 & 1)) as u8;
                 let native = (st0, sw & 0x3f, native_quotient, sw & 0x400 != 0);
                 let mine = (ours, env.flags.bits() as u16, rem.quotient, rem.incomplete);
                 if mine != native {
-                    failures.note(format!("{} {a:x?}, {b:x?} FCW {cw:x}: ours {mine:x?} native {native:x?}", $insn));
+                    failures.note(format!(
+                        "{} {a:x?}, {b:x?} FCW {cw:x}: ours {mine:x?} native {native:x?}",
+                        $insn
+                    ));
                 }
             }
         }
@@ -545,9 +820,17 @@ fn fxtract_is_the_processors() {
         let (sw, st0, st1) = on_x87!(cw, a, F80::ONE, "fxtract");
         let mut env = Env::from_fcw(cw);
         let (exponent, significand) = x87::extract(a, &mut env);
-        let mine = if env.blocks_register_store() { (a, F80::ONE) } else { (significand, exponent) };
+        let mine = if env.blocks_register_store() {
+            (a, F80::ONE)
+        } else {
+            (significand, exponent)
+        };
         if (mine, our_status(&env)) != ((st0, st1), status(sw)) {
-            failures.note(format!("fxtract {a:x?} FCW {cw:x}: ours {mine:x?} {:x?} native {st0:x?} {st1:x?} {:x?}", our_status(&env), status(sw)));
+            failures.note(format!(
+                "fxtract {a:x?} FCW {cw:x}: ours {mine:x?} {:x?} native {st0:x?} {st1:x?} {:x?}",
+                our_status(&env),
+                status(sw)
+            ));
         }
     }
 }
@@ -569,8 +852,14 @@ macro_rules! x87_compare {
                     0x4000 => Relation::Equal,
                     _ => Relation::Unordered,
                 };
-                if our_status(&env) != status(sw) || ours != native && !env.blocks_register_store() {
-                    failures.note(format!("{} {a:x?}, {b:x?} FCW {cw:x}: ours {ours:?} {:x?} native {native:?} {:x?}", $insn, our_status(&env), status(sw)));
+                if our_status(&env) != status(sw) || ours != native && !env.blocks_register_store()
+                {
+                    failures.note(format!(
+                        "{} {a:x?}, {b:x?} FCW {cw:x}: ours {ours:?} {:x?} native {native:?} {:x?}",
+                        $insn,
+                        our_status(&env),
+                        status(sw)
+                    ));
                 }
             }
         }
@@ -603,16 +892,76 @@ macro_rules! x87_memory {
         }
     };
 }
-x87_memory!(fadd_m32_is_the_processors, "fadd dword ptr", u32, f32, |a, m, e| x87::add(a, Operand::from_f32(m), e));
-x87_memory!(fsubr_m64_is_the_processors, "fsubr qword ptr", u64, f64, |a, m, e| x87::sub(Operand::from_f64(m), a, e));
-x87_memory!(fdiv_m64_is_the_processors, "fdiv qword ptr", u64, f64, |a, m, e| x87::div(a, Operand::from_f64(m), e));
-x87_memory!(fimul_m16_is_the_processors, "fimul word ptr", u16, next, |a, m, e| x87::mul(a, Operand::from_i16(m as i16), e));
-x87_memory!(fidivr_m32_is_the_processors, "fidivr dword ptr", u32, next, |a, m, e| x87::div(Operand::from_i32(m as i32), a, e));
-x87_memory!(fld_m32_is_the_processors, "fld dword ptr", u32, f32, |_, m, e| x87::from_f32(m, e));
-x87_memory!(fld_m64_is_the_processors, "fld qword ptr", u64, f64, |_, m, e| x87::from_f64(m, e));
-x87_memory!(fild_m16_is_the_processors, "fild word ptr", u16, next, |_, m, _| x87::from_i16(m as i16));
-x87_memory!(fild_m32_is_the_processors, "fild dword ptr", u32, next, |_, m, _| x87::from_i32(m as i32));
-x87_memory!(fild_m64_is_the_processors, "fild qword ptr", u64, next, |_, m, _| x87::from_i64(m as i64));
+x87_memory!(
+    fadd_m32_is_the_processors,
+    "fadd dword ptr",
+    u32,
+    f32,
+    |a, m, e| x87::add(a, Operand::from_f32(m), e)
+);
+x87_memory!(
+    fsubr_m64_is_the_processors,
+    "fsubr qword ptr",
+    u64,
+    f64,
+    |a, m, e| x87::sub(Operand::from_f64(m), a, e)
+);
+x87_memory!(
+    fdiv_m64_is_the_processors,
+    "fdiv qword ptr",
+    u64,
+    f64,
+    |a, m, e| x87::div(a, Operand::from_f64(m), e)
+);
+x87_memory!(
+    fimul_m16_is_the_processors,
+    "fimul word ptr",
+    u16,
+    next,
+    |a, m, e| x87::mul(a, Operand::from_i16(m as i16), e)
+);
+x87_memory!(
+    fidivr_m32_is_the_processors,
+    "fidivr dword ptr",
+    u32,
+    next,
+    |a, m, e| x87::div(Operand::from_i32(m as i32), a, e)
+);
+x87_memory!(
+    fld_m32_is_the_processors,
+    "fld dword ptr",
+    u32,
+    f32,
+    |_, m, e| x87::from_f32(m, e)
+);
+x87_memory!(
+    fld_m64_is_the_processors,
+    "fld qword ptr",
+    u64,
+    f64,
+    |_, m, e| x87::from_f64(m, e)
+);
+x87_memory!(
+    fild_m16_is_the_processors,
+    "fild word ptr",
+    u16,
+    next,
+    |_, m, _| x87::from_i16(m as i16)
+);
+x87_memory!(
+    fild_m32_is_the_processors,
+    "fild dword ptr",
+    u32,
+    next,
+    |_, m, _| x87::from_i32(m as i32)
+);
+x87_memory!(
+    fild_m64_is_the_processors,
+    "fild qword ptr",
+    u64,
+    next,
+    |_, m, _| x87::from_i64(m as i64)
+);
 
 /// Stores: memory keeps its pattern if the store is blocked.
 macro_rules! x87_store {
@@ -640,14 +989,70 @@ macro_rules! x87_store {
         }
     };
 }
-x87_store!(fst_m32_is_the_processors, "fst dword ptr", u32, 0x5555_5555, (0x3fff - 160, 320), x87::to_f32);
-x87_store!(fst_m64_is_the_processors, "fst qword ptr", u64, 0x5555_5555, (0x3fff - 1090, 2200), x87::to_f64);
-x87_store!(fist_m16_is_the_processors, "fist word ptr", i16, 0x5555, (0x3ffc, 20), |a, e| x87::to_i16(a, e.rounding, e));
-x87_store!(fist_m32_is_the_processors, "fist dword ptr", i32, 0x5555, (0x3ffc, 40), |a, e| x87::to_i32(a, e.rounding, e));
-x87_store!(fistp_m64_is_the_processors, "fistp qword ptr", i64, 0x5555, (0x3ffc, 70), |a, e| x87::to_i64(a, e.rounding, e));
-x87_store!(fisttp_m16_is_the_processors, "fisttp word ptr", i16, 0x5555, (0x3ffc, 20), |a, e| x87::to_i16(a, Rounding::Zero, e));
-x87_store!(fisttp_m64_is_the_processors, "fisttp qword ptr", i64, 0x5555, (0x3ffc, 70), |a, e| x87::to_i64(a, Rounding::Zero, e));
-x87_store!(fbstp_is_the_processors, "fbstp tbyte ptr", [u8; 10], [0x55; 10], (0x3ffc, 66), x87::to_bcd);
+x87_store!(
+    fst_m32_is_the_processors,
+    "fst dword ptr",
+    u32,
+    0x5555_5555,
+    (0x3fff - 160, 320),
+    x87::to_f32
+);
+x87_store!(
+    fst_m64_is_the_processors,
+    "fst qword ptr",
+    u64,
+    0x5555_5555,
+    (0x3fff - 1090, 2200),
+    x87::to_f64
+);
+x87_store!(
+    fist_m16_is_the_processors,
+    "fist word ptr",
+    i16,
+    0x5555,
+    (0x3ffc, 20),
+    |a, e| x87::to_i16(a, e.rounding, e)
+);
+x87_store!(
+    fist_m32_is_the_processors,
+    "fist dword ptr",
+    i32,
+    0x5555,
+    (0x3ffc, 40),
+    |a, e| x87::to_i32(a, e.rounding, e)
+);
+x87_store!(
+    fistp_m64_is_the_processors,
+    "fistp qword ptr",
+    i64,
+    0x5555,
+    (0x3ffc, 70),
+    |a, e| x87::to_i64(a, e.rounding, e)
+);
+x87_store!(
+    fisttp_m16_is_the_processors,
+    "fisttp word ptr",
+    i16,
+    0x5555,
+    (0x3ffc, 20),
+    |a, e| x87::to_i16(a, Rounding::Zero, e)
+);
+x87_store!(
+    fisttp_m64_is_the_processors,
+    "fisttp qword ptr",
+    i64,
+    0x5555,
+    (0x3ffc, 70),
+    |a, e| x87::to_i64(a, Rounding::Zero, e)
+);
+x87_store!(
+    fbstp_is_the_processors,
+    "fbstp tbyte ptr",
+    [u8; 10],
+    [0x55; 10],
+    (0x3ffc, 66),
+    x87::to_bcd
+);
 
 #[test]
 fn fbld_is_the_processors_even_for_digits_above_nine() {
@@ -662,7 +1067,8 @@ fn fbld_is_the_processors_even_for_digits_above_nine() {
                 *b = (*b >> 4) % 10 << 4 | (*b & 15) % 10;
             }
         }
-        let (_, st0, _) = on_x87!(0x37fu16, F80::ONE, F80::ONE, "fbld tbyte ptr [{m}]", (m = in(reg) &m));
+        let (_, st0, _) =
+            on_x87!(0x37fu16, F80::ONE, F80::ONE, "fbld tbyte ptr [{m}]", (m = in(reg) &m));
         let ours = x87::from_bcd(m);
         if ours != st0 {
             failures.note(format!("fbld {m:x?}: ours {ours:x?} native {st0:x?}"));
@@ -675,11 +1081,16 @@ fn fbld_is_the_processors_even_for_digits_above_nine() {
 /// Distance of two results in units in the last place; None if they are not comparable.
 fn ulps(a: F80, b: F80) -> Option<u128> {
     let key = |f: F80| -> i128 {
-        let magnitude = ((f.sign_exp & 0x7fff) as i128) << 63 | (f.significand & !(1 << 63)) as i128;
+        let magnitude =
+            ((f.sign_exp & 0x7fff) as i128) << 63 | (f.significand & !(1 << 63)) as i128;
         if f.sign() { -magnitude } else { magnitude }
     };
     let special = |f: F80| f.sign_exp & 0x7fff == 0x7fff;
-    if special(a) || special(b) { (a == b).then_some(0) } else { Some((key(a) - key(b)).unsigned_abs()) }
+    if special(a) || special(b) {
+        (a == b).then_some(0)
+    } else {
+        Some((key(a) - key(b)).unsigned_abs())
+    }
 }
 
 struct Pushed {
@@ -725,9 +1136,24 @@ macro_rules! transcendental {
 }
 transcendental!(fsin_is_within_an_ulp, "fsin", st0, |a, _, e| x87::sin(a, e));
 transcendental!(fcos_is_within_an_ulp, "fcos", st0, |a, _, e| x87::cos(a, e));
-transcendental!(fsincos_cosine_is_within_an_ulp, "fsincos", st0, |a, _, e| x87::sincos(a, e).map(|(_, c)| c));
-transcendental!(fptan_is_within_an_ulp, "fptan", st1, |a, _, e| x87::tan(a, e));
-transcendental!(fpatan_is_within_an_ulp, "fpatan", st0, |a, b, e| Some(x87::atan(b, a, e)));
-transcendental!(f2xm1_is_within_an_ulp, "f2xm1", st0, |a, _, e| Some(x87::f2xm1(a, e)));
-transcendental!(fyl2x_is_within_an_ulp, "fyl2x", st0, |a, b, e| Some(x87::yl2x(a, b, e)));
-transcendental!(fyl2xp1_is_within_an_ulp, "fyl2xp1", st0, |a, b, e| Some(x87::yl2xp1(a, b, e)));
+transcendental!(
+    fsincos_cosine_is_within_an_ulp,
+    "fsincos",
+    st0,
+    |a, _, e| x87::sincos(a, e).map(|(_, c)| c)
+);
+transcendental!(fptan_is_within_an_ulp, "fptan", st1, |a, _, e| x87::tan(
+    a, e
+));
+transcendental!(fpatan_is_within_an_ulp, "fpatan", st0, |a, b, e| Some(
+    x87::atan(b, a, e)
+));
+transcendental!(f2xm1_is_within_an_ulp, "f2xm1", st0, |a, _, e| Some(
+    x87::f2xm1(a, e)
+));
+transcendental!(fyl2x_is_within_an_ulp, "fyl2x", st0, |a, b, e| Some(
+    x87::yl2x(a, b, e)
+));
+transcendental!(fyl2xp1_is_within_an_ulp, "fyl2xp1", st0, |a, b, e| Some(
+    x87::yl2xp1(a, b, e)
+));

@@ -11,7 +11,9 @@ const MAX: u64 = 999_999_999_999_999_999;
 pub fn from_bcd(bytes: [u8; 10]) -> F80 {
     let [digits @ .., sign] = bytes;
     // At most 15 × 111…1 (18 digits) < 2^64.
-    let magnitude = digits.iter().rev().fold(0u64, |n, b| n * 100 + (b >> 4) as u64 * 10 + (b & 15) as u64);
+    let magnitude = digits.iter().rev().fold(0u64, |n, b| {
+        n * 100 + (b >> 4) as u64 * 10 + (b & 15) as u64
+    });
     from_magnitude(sign & 0x80 != 0, magnitude)
 }
 

@@ -17,7 +17,11 @@ pub struct Remainder {
 
 impl Remainder {
     fn whole(value: F80) -> Self {
-        Self { value, quotient: 0, incomplete: false }
+        Self {
+            value,
+            quotient: 0,
+            incomplete: false,
+        }
     }
 }
 
@@ -56,7 +60,11 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     }
     let incomplete = distance >= 64;
     // A partial step reduces the exponent by N = 32 + D mod 32, as processors do (SDM: between 32 and 63).
-    let steps = if incomplete { 32 + distance % 32 } else { distance };
+    let steps = if incomplete {
+        32 + distance % 32
+    } else {
+        distance
+    };
     // Long division, one quotient bit a step: rest × 2^unit is what remains of |x|.
     let divisor = y.sig as u128;
     let mut rest = x.sig as u128;
@@ -67,7 +75,11 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
         unit = x.exp;
         if rest > divisor {
             // |x| > |y|/2: the quotient is one.
-            return Remainder { value: exactly(!x.sign, unit, 2 * divisor - rest, env), quotient: 1, incomplete: false };
+            return Remainder {
+                value: exactly(!x.sign, unit, 2 * divisor - rest, env),
+                quotient: 1,
+                incomplete: false,
+            };
         }
         return Remainder::whole(exactly(x.sign, unit, rest, env));
     }
@@ -83,7 +95,11 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     }
     if incomplete {
         unit = x.exp - steps;
-        return Remainder { value: exactly(x.sign, unit, rest, env), quotient: 0, incomplete };
+        return Remainder {
+            value: exactly(x.sign, unit, rest, env),
+            quotient: 0,
+            incomplete,
+        };
     }
     let mut sign = x.sign;
     if nearest && (2 * rest > divisor || 2 * rest == divisor && quotient & 1 != 0) {
@@ -91,7 +107,11 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
         sign = !sign;
         quotient = quotient.wrapping_add(1);
     }
-    Remainder { value: exactly(sign, unit, rest, env), quotient: quotient as u8 & 7, incomplete: false }
+    Remainder {
+        value: exactly(sign, unit, rest, env),
+        quotient: quotient as u8 & 7,
+        incomplete: false,
+    }
 }
 
 /// (−1)^sign × sig × 2^(exp−63), which is representable.
@@ -116,7 +136,11 @@ pub fn scale(a: F80, b: F80, env: &mut Env) -> F80 {
         if !denormal_operands(&x, &y, env) {
             return a;
         }
-        return if y.sign { zero(x.sign) } else { infinity(x.sign) };
+        return if y.sign {
+            zero(x.sign)
+        } else {
+            infinity(x.sign)
+        };
     }
     if !denormal_operands(&x, &y, env) || x.class != Class::Finite {
         return a;
@@ -128,7 +152,10 @@ pub fn scale(a: F80, b: F80, env: &mut Env) -> F80 {
         _ if y.exp > 16 => 1 << 17,
         _ => (y.sig >> (63 - y.exp)) as i32,
     };
-    let x = Exact { exp: x.exp + if y.sign { -by } else { by }, ..x.exact() };
+    let x = Exact {
+        exp: x.exp + if y.sign { -by } else { by },
+        ..x.exact()
+    };
     rounded_to_64(x, env)
 }
 
@@ -148,7 +175,10 @@ pub fn extract(a: F80, env: &mut Env) -> (F80, F80) {
         Class::Infinity => (infinity(false), a),
         _ => {
             denormal_operands(&u, &u, env);
-            (super::x87::from_i32(u.exp), F80::new((u.sign as u16) << 15 | 0x3fff, u.sig))
+            (
+                super::x87::from_i32(u.exp),
+                F80::new((u.sign as u16) << 15 | 0x3fff, u.sig),
+            )
         }
     }
 }

@@ -6,7 +6,8 @@
 //! division by zero, denormal operand, then (only if that one is masked) overflow, underflow, inexact.
 
 use super::unpacked::{
-    Class, Exact, F16_FORMAT, F32_FORMAT, F64_FORMAT, Fields, Format, Unmasked, Unpacked, round, round_to_u64, unpack,
+    Class, Exact, F16_FORMAT, F32_FORMAT, F64_FORMAT, Fields, Format, Unmasked, Unpacked, round,
+    round_to_u64, unpack,
 };
 use super::{Env, Flags, Relation, Rounding, Signal};
 
@@ -228,7 +229,13 @@ fn denormal_operands(operands: &[&Unpacked], env: &mut Env) -> bool {
 }
 
 fn rounded<T: SseFloat>(x: Exact, env: &mut Env) -> T {
-    close(round(T::FORMAT, T::FORMAT.precision, x, Unmasked::NoResult, env))
+    close(round(
+        T::FORMAT,
+        T::FORMAT.precision,
+        x,
+        Unmasked::NoResult,
+        env,
+    ))
 }
 
 /// ADDSS, ADDPS, ADDSD, ADDPD. IE for SNaN and ∞ − ∞.
@@ -257,7 +264,13 @@ fn add_slow<T: SseFloat>(a: T, b: T, negate_b: bool, env: &mut Env) -> T {
 }
 
 /// `a` + `b`, no NaN among them and not ∞ − ∞, where `x` is the value of `a` if that is finite.
-fn sum<T: SseFloat>(a: &Unpacked, b: &Unpacked, a_zero: Option<bool>, x: Exact, env: &mut Env) -> T {
+fn sum<T: SseFloat>(
+    a: &Unpacked,
+    b: &Unpacked,
+    a_zero: Option<bool>,
+    x: Exact,
+    env: &mut Env,
+) -> T {
     if a.is_infinite() {
         return close(Fields::infinity(T::FORMAT, a.sign));
     }
@@ -378,8 +391,23 @@ pub fn mul_add<T: SseFloat>(a: T, b: T, c: T, negate: Negate, env: &mut Env) -> 
         return close(Fields::zero(false));
     }
     // The product as an operand of the sum: 106 bits, so `Exact::add` has the room it asks for.
-    let product = Unpacked { sign, class: if infinite { Class::Infinity } else { Class::Finite }, ..a };
-    let exact = if zero || infinite { a.exact() } else { Exact { sign, ..Exact::product(&a, &b) } };
+    let product = Unpacked {
+        sign,
+        class: if infinite {
+            Class::Infinity
+        } else {
+            Class::Finite
+        },
+        ..a
+    };
+    let exact = if zero || infinite {
+        a.exact()
+    } else {
+        Exact {
+            sign,
+            ..Exact::product(&a, &b)
+        }
+    };
     sum(&product, &c, zero.then_some(sign), exact, env)
 }
 
@@ -398,14 +426,21 @@ fn pick<T: SseFloat>(a: T, b: T, first_if: Relation, env: &mut Env) -> T {
     let chosen = if relation == first_if { a } else { b };
     // With DAZ a denormal is a zero in the result, too.
     let u = open(chosen, env);
-    if u.is_zero() { close(Fields::zero(u.sign)) } else { chosen }
+    if u.is_zero() {
+        close(Fields::zero(u.sign))
+    } else {
+        chosen
+    }
 }
 
 /// COMISS, COMISD ([`Signal::AnyNan`]), UCOMISS, UCOMISD ([`Signal::Snan`]).
 pub fn compare<T: SseFloat>(a: T, b: T, signal: Signal, env: &mut Env) -> Relation {
     let (a, b) = (open(a, env), open(b, env));
     if a.is_nan() || b.is_nan() {
-        if signal == Signal::AnyNan || a.class == Class::SignallingNan || b.class == Class::SignallingNan {
+        if signal == Signal::AnyNan
+            || a.class == Class::SignallingNan
+            || b.class == Class::SignallingNan
+        {
             env.raise(Flags::IE);
         }
         return Relation::Unordered;
@@ -418,8 +453,18 @@ pub fn compare<T: SseFloat>(a: T, b: T, signal: Signal, env: &mut Env) -> Relati
 /// SDM 2, CMPPD, table "Comparison Predicate for CMPPD and CMPPS Instructions".
 pub fn cmp<T: SseFloat>(a: T, b: T, predicate: u8, env: &mut Env) -> bool {
     // Bit 4 swaps signalling and quiet. Of the first sixteen, LT, LE, NLT, NLE, NGE, NGT, GE, GT signal.
-    let signals = matches!(predicate & 15, 1 | 2 | 5 | 6 | 9 | 10 | 13 | 14) != (predicate & 16 != 0);
-    let relation = compare(a, b, if signals { Signal::AnyNan } else { Signal::Snan }, env);
+    let signals =
+        matches!(predicate & 15, 1 | 2 | 5 | 6 | 9 | 10 | 13 | 14) != (predicate & 16 != 0);
+    let relation = compare(
+        a,
+        b,
+        if signals {
+            Signal::AnyNan
+        } else {
+            Signal::Snan
+        },
+        env,
+    );
     let (less, equal, greater, unordered) = match predicate & 15 {
         0 => (false, true, false, false),
         1 => (true, false, false, false),
@@ -448,7 +493,12 @@ pub fn cmp<T: SseFloat>(a: T, b: T, predicate: u8, env: &mut Env) -> bool {
 
 /// ROUNDSS, ROUNDPS, ROUNDSD, ROUNDPD: to an integral value; `suppress_pe` is imm8 bit 3. Denormals
 /// raise no DE.
-pub fn round_to_integral<T: SseFloat>(a: T, rounding: Rounding, suppress_pe: bool, env: &mut Env) -> T {
+pub fn round_to_integral<T: SseFloat>(
+    a: T,
+    rounding: Rounding,
+    suppress_pe: bool,
+    env: &mut Env,
+) -> T {
     let u = open(a, env);
     if let Some(nan) = propagate(&[&u], env) {
         return close(Fields::quieted(T::FORMAT, &nan));
@@ -459,7 +509,9 @@ pub fn round_to_integral<T: SseFloat>(a: T, rounding: Rounding, suppress_pe: boo
     if u.is_infinite() || u.exp >= T::FORMAT.precision as i32 - 1 {
         return a;
     }
-    let Some((integer, inexact, _)) = round_to_u64(&u.exact(), rounding) else { return a };
+    let Some((integer, inexact, _)) = round_to_u64(&u.exact(), rounding) else {
+        return a;
+    };
     if inexact && !suppress_pe {
         env.raise(Flags::PE);
     }
@@ -471,7 +523,12 @@ pub fn round_to_integral<T: SseFloat>(a: T, rounding: Rounding, suppress_pe: boo
 }
 
 /// The integer of |a| and its sign if `fits`, else IE. Denormals raise no DE.
-fn to_integer<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env, fits: impl Fn(bool, u64) -> bool) -> Option<(bool, u64)> {
+fn to_integer<T: SseFloat>(
+    a: T,
+    rounding: Rounding,
+    env: &mut Env,
+    fits: impl Fn(bool, u64) -> bool,
+) -> Option<(bool, u64)> {
     let u = open(a, env);
     let found = match u.class {
         Class::Zero => Some((0, false, false)),
@@ -495,7 +552,9 @@ fn to_integer<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env, fits: impl F
 /// CVTSS2SI r32, CVTSD2SI r32, CVTPS2DQ, CVTPD2DQ and, with [`Rounding::Zero`], their CVTT forms.
 /// The integer indefinite 0x8000_0000 and IE if there is no such integer.
 pub fn to_i32<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> i32 {
-    match to_integer(a, rounding, env, |sign, m| m <= i32::MAX as u64 + sign as u64) {
+    match to_integer(a, rounding, env, |sign, m| {
+        m <= i32::MAX as u64 + sign as u64
+    }) {
         Some((sign, m)) => signed(sign, m) as i32,
         None => i32::MIN,
     }
@@ -503,7 +562,9 @@ pub fn to_i32<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> i32 {
 
 /// CVTSS2SI r64, CVTSD2SI r64, VCVTPD2QQ; as [`to_i32`].
 pub fn to_i64<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> i64 {
-    match to_integer(a, rounding, env, |sign, m| m <= i64::MAX as u64 + sign as u64) {
+    match to_integer(a, rounding, env, |sign, m| {
+        m <= i64::MAX as u64 + sign as u64
+    }) {
         Some((sign, m)) => signed(sign, m),
         None => i64::MIN,
     }
@@ -511,7 +572,10 @@ pub fn to_i64<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> i64 {
 
 /// VCVTSS2USI, VCVTSD2USI (AVX-512) r32: all ones and IE if there is no such integer.
 pub fn to_u32<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> u32 {
-    to_integer(a, rounding, env, |sign, m| m <= u32::MAX as u64 && (!sign || m == 0)).map_or(u32::MAX, |(_, m)| m as u32)
+    to_integer(a, rounding, env, |sign, m| {
+        m <= u32::MAX as u64 && (!sign || m == 0)
+    })
+    .map_or(u32::MAX, |(_, m)| m as u32)
 }
 
 /// VCVTSS2USI, VCVTSD2USI (AVX-512) r64: all ones and IE if there is no such integer.
@@ -520,7 +584,11 @@ pub fn to_u64<T: SseFloat>(a: T, rounding: Rounding, env: &mut Env) -> u64 {
 }
 
 fn signed(sign: bool, magnitude: u64) -> i64 {
-    if sign { (magnitude as i64).wrapping_neg() } else { magnitude as i64 }
+    if sign {
+        (magnitude as i64).wrapping_neg()
+    } else {
+        magnitude as i64
+    }
 }
 
 fn from_integer<T: SseFloat>(sign: bool, magnitude: u64, env: &mut Env) -> T {
@@ -556,7 +624,9 @@ fn convert(u: Unpacked, to: Format, env: &mut Env) -> u64 {
     }
     let fields = match u.class {
         Class::Infinity => Fields::infinity(to, u.sign),
-        Class::Finite if denormal_operands(&[&u], env) => round(to, to.precision, u.exact(), Unmasked::NoResult, env),
+        Class::Finite if denormal_operands(&[&u], env) => {
+            round(to, to.precision, u.exact(), Unmasked::NoResult, env)
+        }
         _ => Fields::zero(u.sign),
     };
     fields.pack(to)
@@ -575,7 +645,14 @@ pub fn f64_to_f32(a: u64, env: &mut Env) -> u32 {
 /// VCVTPH2PS: exact; DAZ is ignored and denormals raise no DE. IE for SNaN.
 pub fn f16_to_f32(a: u16, env: &mut Env) -> u32 {
     let u = unpack(F16_FORMAT, a as u64, false);
-    convert(Unpacked { denormal: false, ..u }, F32_FORMAT, env) as u32
+    convert(
+        Unpacked {
+            denormal: false,
+            ..u
+        },
+        F32_FORMAT,
+        env,
+    ) as u32
 }
 
 /// VCVTPS2PH: rounded by `env.rounding`, which the caller takes from imm8; FTZ is ignored.

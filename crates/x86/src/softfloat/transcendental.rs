@@ -63,7 +63,9 @@ const fn odd_inverses<const N: usize>(alternating: bool) -> [Wide; N] {
     let mut t = [Wide::ZERO; N];
     let mut k = 0;
     while k < N {
-        t[k] = Wide::ONE.div_small(2 * k as u64 + 1).negated_if(alternating && k % 2 == 1);
+        t[k] = Wide::ONE
+            .div_small(2 * k as u64 + 1)
+            .negated_if(alternating && k % 2 == 1);
         k += 1;
     }
     t
@@ -118,18 +120,32 @@ pub fn constant(which: Constant, env: &mut Env) -> F80 {
         Constant::LnOf2 => LN_2,
     };
     env.c1 = false;
-    rounded_to_64(value.inexact(), &mut Env { rounding: env.rounding, ..Env::DEFAULT })
+    rounded_to_64(
+        value.inexact(),
+        &mut Env {
+            rounding: env.rounding,
+            ..Env::DEFAULT
+        },
+    )
 }
 
 fn finish(w: Wide, env: &mut Env) -> F80 {
-    if w.sig == 0 { zero(w.sign) } else { rounded_to_64(w.inexact(), env) }
+    if w.sig == 0 {
+        zero(w.sign)
+    } else {
+        rounded_to_64(w.inexact(), env)
+    }
 }
 
 /// x for a function that differs from it by less than can be told: x in all rounding modes, as
 /// processors give it, with PE, and UE if it is tiny.
 fn unchanged(u: &Unpacked, env: &mut Env) -> F80 {
     let r = rounded_to_64(u.exact(), env);
-    env.raise(if u.exp < -16382 { Flags::UE.union(Flags::PE) } else { Flags::PE });
+    env.raise(if u.exp < -16382 {
+        Flags::UE.union(Flags::PE)
+    } else {
+        Flags::PE
+    });
     r
 }
 
@@ -153,7 +169,10 @@ fn reduce(x: &Unpacked) -> (u32, Wide) {
         }
     }
     if 2 * rest > HALF_PI_66 {
-        return (quotient.wrapping_add(1) & 3, Wide::from_scaled(HALF_PI_66 - rest, -67).with_sign(true));
+        return (
+            quotient.wrapping_add(1) & 3,
+            Wide::from_scaled(HALF_PI_66 - rest, -67).with_sign(true),
+        );
     }
     (quotient & 3, Wide::from_scaled(rest, -67))
 }
@@ -167,7 +186,11 @@ fn cos_series(r: Wide) -> Wide {
 }
 
 fn sin_reduced(sign: bool, quadrant: u32, r: Wide) -> Wide {
-    let value = if quadrant & 1 == 0 { sin_series(r) } else { cos_series(r) };
+    let value = if quadrant & 1 == 0 {
+        sin_series(r)
+    } else {
+        cos_series(r)
+    };
     value.negated_if(sign != (quadrant & 2 != 0))
 }
 
@@ -255,7 +278,10 @@ pub fn tan(a: F80, env: &mut Env) -> Option<F80> {
                 return Some(unchanged(&u, env));
             }
             let (quadrant, r) = reduce(&u);
-            let (sine, cosine) = (sin_reduced(u.sign, quadrant, r), sin_reduced(false, quadrant + 1, r));
+            let (sine, cosine) = (
+                sin_reduced(u.sign, quadrant, r),
+                sin_reduced(false, quadrant + 1, r),
+            );
             Some(finish(sine.div(cosine), env))
         }
     }
@@ -279,13 +305,27 @@ pub fn atan(y: F80, x: F80, env: &mut Env) -> F80 {
         (Class::Zero, _) | (_, Class::Infinity) => PI,
         (_, Class::Zero) | (Class::Infinity, _) => PI.scaled(-1),
         _ => {
-            let (a, b) = (Wide::from_unpacked(&y).with_sign(false), Wide::from_unpacked(&x).with_sign(false));
+            let (a, b) = (
+                Wide::from_unpacked(&y).with_sign(false),
+                Wide::from_unpacked(&x).with_sign(false),
+            );
             let steep = (a.exp, a.sig) > (b.exp, b.sig);
             if !steep && !x.sign && y.exp - x.exp < TINY_EXPONENT {
                 let quotient = Exact::quotient(&y, &x);
-                return rounded_to_64(Exact { sign: y.sign, sig: quotient.sig | 1, ..quotient }, env);
+                return rounded_to_64(
+                    Exact {
+                        sign: y.sign,
+                        sig: quotient.sig | 1,
+                        ..quotient
+                    },
+                    env,
+                );
             }
-            let angle = if steep { PI.scaled(-1).sub(arctan(b.div(a))) } else { arctan(a.div(b)) };
+            let angle = if steep {
+                PI.scaled(-1).sub(arctan(b.div(a)))
+            } else {
+                arctan(a.div(b))
+            };
             if x.sign { PI.sub(angle) } else { angle }
         }
     };
@@ -324,7 +364,11 @@ pub fn f2xm1(a: F80, env: &mut Env) -> F80 {
     if u.exp >= 0 {
         env.raise(Flags::PE);
         let minus_one = u.sign && u.exp == 0 && u.sig << 1 == 0;
-        return if minus_one { F80::new(0xbffe, 1 << 63) } else { a };
+        return if minus_one {
+            F80::new(0xbffe, 1 << 63)
+        } else {
+            a
+        };
     }
     let x = Wide::from_unpacked(&u).mul(LN_2);
     finish(x.mul(polynomial(&EXPM1, x)), env)
@@ -332,10 +376,18 @@ pub fn f2xm1(a: F80, env: &mut Env) -> F80 {
 
 /// log2 of m × 2^exp, where `m` is in [1, 2) and not 1 when `exp` is 0 or −1: nearly 1 counts as near 1.
 fn log2(u: &Unpacked) -> Wide {
-    let m = Wide { sign: false, exp: 0, sig: (u.sig as u128) << 64 };
+    let m = Wide {
+        sign: false,
+        exp: 0,
+        sig: (u.sig as u128) << 64,
+    };
     // Above √2 take half of it, so that the logarithm of the rest is at most ½.
     const SQRT_2: u64 = 0xB504_F333_F9DE_6484;
-    let (m, exp) = if u.sig > SQRT_2 { (m.scaled(-1), u.exp + 1) } else { (m, u.exp) };
+    let (m, exp) = if u.sig > SQRT_2 {
+        (m.scaled(-1), u.exp + 1)
+    } else {
+        (m, u.exp)
+    };
     let s = m.sub(Wide::ONE).div(m.add(Wide::ONE));
     Wide::from_int(exp).add(log2_of_ratio(s))
 }
@@ -380,7 +432,10 @@ pub fn yl2x(x: F80, y: F80, env: &mut Env) -> F80 {
     }
     if x.sig << 1 == 0 {
         // A power of two: the logarithm is an integer. Processors get just below the product, inexact.
-        return rounded_to_64(Exact::product(&y, &unpack_f80(from_i32(x.exp))).below(), env);
+        return rounded_to_64(
+            Exact::product(&y, &unpack_f80(from_i32(x.exp))).below(),
+            env,
+        );
     }
     finish(log2(&x).mul(Wide::from_unpacked(&y)), env)
 }
@@ -419,7 +474,13 @@ pub fn yl2xp1(x: F80, y: F80, env: &mut Env) -> F80 {
     } else {
         let sum = Wide::ONE.add(w);
         // At most 66 bits are significant while x is small; beyond, 64 do for an undefined result.
-        log2(&Unpacked { sign: false, class: Class::Finite, exp: sum.exp, sig: (sum.sig >> 64) as u64, denormal: false })
+        log2(&Unpacked {
+            sign: false,
+            class: Class::Finite,
+            exp: sum.exp,
+            sig: (sum.sig >> 64) as u64,
+            denormal: false,
+        })
     };
     finish(logarithm.mul(Wide::from_unpacked(&y)), env)
 }
@@ -428,9 +489,16 @@ impl Exact {
     /// One unit in the last of the 128 places nearer to zero.
     const fn below(self) -> Self {
         if self.sig == 1 << 127 {
-            Self { exp: self.exp - 1, sig: u128::MAX, ..self }
+            Self {
+                exp: self.exp - 1,
+                sig: u128::MAX,
+                ..self
+            }
         } else {
-            Self { sig: (self.sig - 1) | 1, ..self }
+            Self {
+                sig: (self.sig - 1) | 1,
+                ..self
+            }
         }
     }
 }

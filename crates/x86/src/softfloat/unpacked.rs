@@ -14,10 +14,22 @@ pub struct Format {
     pub emax: i32,
 }
 
-pub(super) const F16_FORMAT: Format = Format { precision: 11, emax: 15 };
-pub(super) const F32_FORMAT: Format = Format { precision: 24, emax: 127 };
-pub(super) const F64_FORMAT: Format = Format { precision: 53, emax: 1023 };
-pub(super) const F80_FORMAT: Format = Format { precision: 64, emax: 16383 };
+pub(super) const F16_FORMAT: Format = Format {
+    precision: 11,
+    emax: 15,
+};
+pub(super) const F32_FORMAT: Format = Format {
+    precision: 24,
+    emax: 127,
+};
+pub(super) const F64_FORMAT: Format = Format {
+    precision: 53,
+    emax: 1023,
+};
+pub(super) const F80_FORMAT: Format = Format {
+    precision: 64,
+    emax: 16383,
+};
 
 impl Format {
     const fn emin(&self) -> i32 {
@@ -68,7 +80,11 @@ impl Unpacked {
         self.class == Class::Infinity
     }
     pub fn exact(&self) -> Exact {
-        Exact { sign: self.sign, exp: self.exp, sig: (self.sig as u128) << 64 }
+        Exact {
+            sign: self.sign,
+            exp: self.exp,
+            sig: (self.sig as u128) << 64,
+        }
     }
 }
 
@@ -79,7 +95,13 @@ pub(super) fn unpack(format: Format, bits: u64, daz: bool) -> Unpacked {
     let sign = bits >> (fraction_bits + format.exponent_bits()) & 1 != 0;
     // Fraction left-aligned under the integer bit.
     let fraction = bits << (64 - fraction_bits) >> 1;
-    let mut u = Unpacked { sign, class: Class::Finite, exp: biased as i32 - format.emax, sig: fraction | INTEGER_BIT, denormal: false };
+    let mut u = Unpacked {
+        sign,
+        class: Class::Finite,
+        exp: biased as i32 - format.emax,
+        sig: fraction | INTEGER_BIT,
+        denormal: false,
+    };
     if biased == 0 {
         if fraction == 0 || daz {
             u.class = Class::Zero;
@@ -106,7 +128,13 @@ pub(super) fn unpack(format: Format, bits: u64, daz: bool) -> Unpacked {
 pub(super) fn unpack_f80(f: F80) -> Unpacked {
     let biased = f.sign_exp & 0x7fff;
     let sig = f.significand;
-    let mut u = Unpacked { sign: f.sign(), class: Class::Finite, exp: biased as i32 - 16383, sig, denormal: false };
+    let mut u = Unpacked {
+        sign: f.sign(),
+        class: Class::Finite,
+        exp: biased as i32 - 16383,
+        sig,
+        denormal: false,
+    };
     if biased == 0 {
         if sig == 0 {
             u.class = Class::Zero;
@@ -140,24 +168,42 @@ pub(super) struct Fields {
 
 impl Fields {
     pub const fn zero(sign: bool) -> Self {
-        Self { sign, biased: 0, sig: 0 }
+        Self {
+            sign,
+            biased: 0,
+            sig: 0,
+        }
     }
     pub const fn infinity(format: Format, sign: bool) -> Self {
-        Self { sign, biased: format.max_biased(), sig: INTEGER_BIT }
+        Self {
+            sign,
+            biased: format.max_biased(),
+            sig: INTEGER_BIT,
+        }
     }
     /// "Real indefinite", the default NaN.
     pub const fn indefinite(format: Format) -> Self {
-        Self { sign: true, biased: format.max_biased(), sig: INTEGER_BIT | QUIET_BIT }
+        Self {
+            sign: true,
+            biased: format.max_biased(),
+            sig: INTEGER_BIT | QUIET_BIT,
+        }
     }
     /// A NaN made quiet; its payload is cut to the format.
     pub const fn quieted(format: Format, nan: &Unpacked) -> Self {
-        Self { sign: nan.sign, biased: format.max_biased(), sig: nan.sig | INTEGER_BIT | QUIET_BIT }
+        Self {
+            sign: nan.sign,
+            biased: format.max_biased(),
+            sig: nan.sig | INTEGER_BIT | QUIET_BIT,
+        }
     }
     /// The interchange pattern.
     pub fn pack(self, format: Format) -> u64 {
         let fraction_bits = format.precision - 1;
         let fraction = (self.sig & !INTEGER_BIT) >> (64 - format.precision);
-        (self.sign as u64) << (fraction_bits + format.exponent_bits()) | (self.biased as u64) << fraction_bits | fraction
+        (self.sign as u64) << (fraction_bits + format.exponent_bits())
+            | (self.biased as u64) << fraction_bits
+            | fraction
     }
     /// The x87 register.
     pub fn pack_f80(self) -> F80 {
@@ -192,7 +238,11 @@ impl Exact {
             return None;
         }
         let shift = sig.leading_zeros();
-        Some(Self { sign, exp: exp - shift as i32, sig: sig << shift })
+        Some(Self {
+            sign,
+            exp: exp - shift as i32,
+            sig: sig << shift,
+        })
     }
 
     /// Sum; None when it is exactly zero.
@@ -201,9 +251,16 @@ impl Exact {
     /// the carry. If bits of the smaller are jammed the exponents differ by more than one, so
     /// at most one bit cancels and the jammed bit stays far below the rounding position.
     pub fn add(self, other: Self) -> Option<Self> {
-        let (x, y) = if (self.exp, self.sig) >= (other.exp, other.sig) { (self, other) } else { (other, self) };
+        let (x, y) = if (self.exp, self.sig) >= (other.exp, other.sig) {
+            (self, other)
+        } else {
+            (other, self)
+        };
         let distance = (x.exp - y.exp) as u32;
-        let (xs, ys) = (shift_right_jam(x.sig, 1), shift_right_jam(y.sig, distance.saturating_add(1)));
+        let (xs, ys) = (
+            shift_right_jam(x.sig, 1),
+            shift_right_jam(y.sig, distance.saturating_add(1)),
+        );
         let sum = if x.sign == y.sign { xs + ys } else { xs - ys };
         Self::normalized(x.sign, x.exp + 1, sum)
     }
@@ -212,7 +269,11 @@ impl Exact {
     pub fn product(a: &Unpacked, b: &Unpacked) -> Self {
         let sig = a.sig as u128 * b.sig as u128;
         let shift = sig.leading_zeros();
-        Self { sign: a.sign != b.sign, exp: a.exp + b.exp + 1 - shift as i32, sig: sig << shift }
+        Self {
+            sign: a.sign != b.sign,
+            exp: a.exp + b.exp + 1 - shift as i32,
+            sig: sig << shift,
+        }
     }
 
     /// The quotient, to over 100 bits and jammed.
@@ -225,7 +286,11 @@ impl Exact {
         let inexact = low * divisor != rest;
         let sig = high << 64 | low | inexact as u128;
         let shift = sig.leading_zeros();
-        Self { sign: a.sign != b.sign, exp: a.exp - b.exp - shift as i32, sig: sig << shift }
+        Self {
+            sign: a.sign != b.sign,
+            exp: a.exp - b.exp - shift as i32,
+            sig: sig << shift,
+        }
     }
 
     /// The square root of |a|: 65 bits and jammed.
@@ -237,7 +302,11 @@ impl Exact {
         let rest = radicand - root * root;
         // (root + ½)² = root² + root + ¼ is below the radicand if and only if rest > root.
         let sig = root << 64 | ((rest > root) as u128) << 63 | (rest != 0) as u128;
-        Self { sign: false, exp: a.exp.div_euclid(2), sig }
+        Self {
+            sign: false,
+            exp: a.exp.div_euclid(2),
+            sig,
+        }
     }
 }
 
@@ -253,14 +322,23 @@ fn rounds_up(rounding: Rounding, sign: bool, kept_odd: bool, half: bool, below_h
 
 /// `sig` rounded to its upper `bits` bits (1..=127; the lower ones come back clear), whether that
 /// carried out of bit 127 (then the result is 0), whether it was inexact, whether it went up.
-fn round_significand(sig: u128, bits: u32, sign: bool, rounding: Rounding) -> (u128, bool, bool, bool) {
+fn round_significand(
+    sig: u128,
+    bits: u32,
+    sign: bool,
+    rounding: Rounding,
+) -> (u128, bool, bool, bool) {
     let unit = 1u128 << (128 - bits);
     let dropped = sig & (unit - 1);
     let half = dropped & (unit >> 1) != 0;
     let below_half = dropped & (unit >> 1).wrapping_sub(1) != 0;
     let up = rounds_up(rounding, sign, sig & unit != 0, half, below_half);
     let kept = sig - dropped;
-    let (rounded, carry) = if up { kept.overflowing_add(unit) } else { (kept, false) };
+    let (rounded, carry) = if up {
+        kept.overflowing_add(unit)
+    } else {
+        (kept, false)
+    };
     (rounded, carry, dropped != 0, up)
 }
 
@@ -273,7 +351,13 @@ pub(super) fn round_to_u64(x: &Exact, rounding: Rounding) -> Option<(u64, bool, 
     let fixed = shift_right_jam(x.sig, (63 - x.exp) as u32);
     let integer = (fixed >> 64) as u64;
     let fraction = fixed as u64;
-    let up = rounds_up(rounding, x.sign, integer & 1 != 0, fraction >> 63 != 0, fraction << 1 != 0);
+    let up = rounds_up(
+        rounding,
+        x.sign,
+        integer & 1 != 0,
+        fraction >> 63 != 0,
+        fraction << 1 != 0,
+    );
     let rounded = integer.checked_add(up as u64)?;
     Some((rounded, fraction != 0, up))
 }
@@ -294,12 +378,22 @@ const WRAP: i32 = 24576;
 ///
 /// Tininess is detected after rounding: a number is tiny if, rounded as though the exponent were
 /// unbounded, it is below the smallest normal.
-pub(super) fn round(format: Format, bits: u32, x: Exact, unmasked: Unmasked, env: &mut Env) -> Fields {
+pub(super) fn round(
+    format: Format,
+    bits: u32,
+    x: Exact,
+    unmasked: Unmasked,
+    env: &mut Env,
+) -> Fields {
     let rounding = env.rounding;
     let (sig, carry, inexact, up) = round_significand(x.sig, bits, x.sign, rounding);
     let exp = x.exp + carry as i32;
     let sig = if carry { 1 << 127 } else { sig };
-    let normal = |exp: i32| Fields { sign: x.sign, biased: (exp + format.emax) as u32, sig: (sig >> 64) as u64 };
+    let normal = |exp: i32| Fields {
+        sign: x.sign,
+        biased: (exp + format.emax) as u32,
+        sig: (sig >> 64) as u64,
+    };
 
     if exp < format.emin() {
         if env.is_unmasked(Flags::UE) {
@@ -329,7 +423,11 @@ pub(super) fn round(format: Format, bits: u32, x: Exact, unmasked: Unmasked, env
         }
         env.c1 = up;
         let sig = (sig >> 64) as u64;
-        return Fields { sign: x.sign, biased: (sig >> 63) as u32, sig };
+        return Fields {
+            sign: x.sign,
+            biased: (sig >> 63) as u32,
+            sig,
+        };
     }
     if exp > format.emax {
         env.raise(Flags::OE);
@@ -354,7 +452,11 @@ pub(super) fn round(format: Format, bits: u32, x: Exact, unmasked: Unmasked, env
         return if to_infinity {
             Fields::infinity(format, x.sign)
         } else {
-            Fields { sign: x.sign, biased: format.max_biased() - 1, sig: !0 << (64 - bits) }
+            Fields {
+                sign: x.sign,
+                biased: format.max_biased() - 1,
+                sig: !0 << (64 - bits),
+            }
         };
     }
     if inexact {
@@ -372,7 +474,11 @@ pub(super) fn relation(a: &Unpacked, b: &Unpacked) -> Relation {
             Class::Finite => (1, u.exp, u.sig),
             _ => (2, 0, 0),
         };
-        if u.sign { (-rank, -exp, !sig) } else { (rank, exp, sig) }
+        if u.sign {
+            (-rank, -exp, !sig)
+        } else {
+            (rank, exp, sig)
+        }
     };
     match key(a).cmp(&key(b)) {
         core::cmp::Ordering::Less => Relation::Less,

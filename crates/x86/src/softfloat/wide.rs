@@ -12,11 +12,23 @@ pub(super) struct Wide {
 }
 
 impl Wide {
-    pub const ZERO: Self = Self { sign: false, exp: 0, sig: 0 };
-    pub const ONE: Self = Self { sign: false, exp: 0, sig: 1 << 127 };
+    pub const ZERO: Self = Self {
+        sign: false,
+        exp: 0,
+        sig: 0,
+    };
+    pub const ONE: Self = Self {
+        sign: false,
+        exp: 0,
+        sig: 1 << 127,
+    };
 
     pub const fn new(exp: i32, sig: u128) -> Self {
-        Self { sign: false, exp, sig }
+        Self {
+            sign: false,
+            exp,
+            sig,
+        }
     }
 
     const fn normalized(sign: bool, exp: i32, sig: u128) -> Self {
@@ -24,7 +36,11 @@ impl Wide {
             return Self::ZERO;
         }
         let shift = sig.leading_zeros();
-        Self { sign, exp: exp - shift as i32, sig: sig << shift }
+        Self {
+            sign,
+            exp: exp - shift as i32,
+            sig: sig << shift,
+        }
     }
 
     pub const fn from_int(i: i32) -> Self {
@@ -37,12 +53,20 @@ impl Wide {
     }
 
     pub const fn from_unpacked(u: &Unpacked) -> Self {
-        Self { sign: u.sign, exp: u.exp, sig: (u.sig as u128) << 64 }
+        Self {
+            sign: u.sign,
+            exp: u.exp,
+            sig: (u.sig as u128) << 64,
+        }
     }
 
     /// For rounding; an inexact value is given as such even if its low bits happen to be clear.
     pub const fn inexact(self) -> Exact {
-        Exact { sign: self.sign, exp: self.exp, sig: self.sig | 1 }
+        Exact {
+            sign: self.sign,
+            exp: self.exp,
+            sig: self.sig | 1,
+        }
     }
 
     pub const fn with_sign(self, sign: bool) -> Self {
@@ -50,11 +74,17 @@ impl Wide {
     }
 
     pub const fn negated_if(self, negate: bool) -> Self {
-        Self { sign: self.sign != negate, ..self }
+        Self {
+            sign: self.sign != negate,
+            ..self
+        }
     }
 
     pub const fn scaled(self, by: i32) -> Self {
-        Self { exp: self.exp + by, ..self }
+        Self {
+            exp: self.exp + by,
+            ..self
+        }
     }
 
     pub const fn add(self, other: Self) -> Self {
@@ -70,9 +100,17 @@ impl Wide {
         if x.sign == y.sign {
             let (sum, carry) = x.sig.overflowing_add(low);
             if carry {
-                Self { sign: x.sign, exp: x.exp + 1, sig: sum >> 1 | 1 << 127 }
+                Self {
+                    sign: x.sign,
+                    exp: x.exp + 1,
+                    sig: sum >> 1 | 1 << 127,
+                }
             } else {
-                Self { sign: x.sign, exp: x.exp, sig: sum }
+                Self {
+                    sign: x.sign,
+                    exp: x.exp,
+                    sig: sum,
+                }
             }
         } else {
             Self::normalized(x.sign, x.exp, x.sig - low)
@@ -95,7 +133,11 @@ impl Wide {
         let high = ah * bh + (hl >> 64) + (lh >> 64) + (middle >> 64);
         let shift = high.leading_zeros(); // 0 or 1
         let sig = high << shift | (middle >> 63 & 1) * shift as u128;
-        Self { sign: self.sign != other.sign, exp: self.exp + other.exp + 1 - shift as i32, sig }
+        Self {
+            sign: self.sign != other.sign,
+            exp: self.exp + other.exp + 1 - shift as i32,
+            sig,
+        }
     }
 
     /// Divides by a number from 1 to 2^63.
@@ -108,7 +150,11 @@ impl Wide {
         let rest = self.sig % divisor;
         let shift = quotient.leading_zeros(); // at most 64
         let sig = quotient << shift | (rest << shift) / divisor;
-        Self { sign: self.sign, exp: self.exp - shift as i32, sig }
+        Self {
+            sign: self.sign,
+            exp: self.exp - shift as i32,
+            sig,
+        }
     }
 
     /// Long division; zero for a division by zero, which callers exclude.
@@ -136,7 +182,11 @@ impl Wide {
             rest <<= 1;
             bits += 1;
         }
-        Self { sign: self.sign != other.sign, exp, sig }
+        Self {
+            sign: self.sign != other.sign,
+            exp,
+            sig,
+        }
     }
 }
 

@@ -5,14 +5,16 @@
 //! (only if that one is masked) overflow, underflow, inexact. `env.c1` is set by whatever rounds.
 
 use super::unpacked::{
-    Class, Exact, F32_FORMAT, F64_FORMAT, F80_FORMAT, Fields, Format, Unmasked, Unpacked, relation, round, round_to_u64,
-    unpack, unpack_f80,
+    Class, Exact, F32_FORMAT, F64_FORMAT, F80_FORMAT, Fields, Format, Unmasked, Unpacked, relation,
+    round, round_to_u64, unpack, unpack_f80,
 };
 use super::{Env, F80, Flags, Relation, Rounding, Signal};
 
 pub use super::bcd::{from_bcd, to_bcd};
 pub use super::partial::{Remainder, extract, prem, prem1, scale};
-pub use super::transcendental::{Constant, atan, constant, cos, f2xm1, sin, sincos, tan, yl2x, yl2xp1};
+pub use super::transcendental::{
+    Constant, atan, constant, cos, f2xm1, sin, sincos, tan, yl2x, yl2xp1,
+};
 
 /// An operand of an arithmetic instruction: a register (`F80`, by `into`) or memory in another format,
 /// which is not rounded and whose SNaN or denormal is judged by the instruction itself.
@@ -223,7 +225,12 @@ pub fn sqrt(a: F80, env: &mut Env) -> F80 {
 
 /// FCOM, FTST, FICOM, FCOMI ([`Signal::AnyNan`]), FUCOM, FUCOMI ([`Signal::Snan`]). Unsupported
 /// formats compare as signalling NaNs. C1 is cleared.
-pub fn compare(a: impl Into<Operand>, b: impl Into<Operand>, signal: Signal, env: &mut Env) -> Relation {
+pub fn compare(
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
+    signal: Signal,
+    env: &mut Env,
+) -> Relation {
     let (a, b) = (a.into().0, b.into().0);
     env.c1 = false;
     let signals = |u: &Unpacked| matches!(u.class, Class::SignallingNan | Class::Unsupported);
@@ -314,11 +321,20 @@ pub(super) fn from_magnitude(sign: bool, magnitude: u64) -> F80 {
         return zero(sign);
     }
     let shift = magnitude.leading_zeros();
-    F80::new((sign as u16) << 15 | (16383 + 63 - shift) as u16, magnitude << shift)
+    F80::new(
+        (sign as u16) << 15 | (16383 + 63 - shift) as u16,
+        magnitude << shift,
+    )
 }
 
 /// |a| rounded to an integer of at most `limit` (one more if negative), with the sign; else IE.
-pub(super) fn to_integer(a: F80, rounding: Rounding, limit: u64, more_if_negative: u64, env: &mut Env) -> Option<(bool, u64)> {
+pub(super) fn to_integer(
+    a: F80,
+    rounding: Rounding,
+    limit: u64,
+    more_if_negative: u64,
+    env: &mut Env,
+) -> Option<(bool, u64)> {
     let u = unpack_f80(a);
     env.c1 = false;
     let found = match u.class {
@@ -327,7 +343,9 @@ pub(super) fn to_integer(a: F80, rounding: Rounding, limit: u64, more_if_negativ
         _ => None,
     };
     match found {
-        Some((magnitude, inexact, up)) if magnitude <= limit + if u.sign { more_if_negative } else { 0 } => {
+        Some((magnitude, inexact, up))
+            if magnitude <= limit + if u.sign { more_if_negative } else { 0 } =>
+        {
             if inexact {
                 env.raise(Flags::PE);
             }
@@ -378,7 +396,9 @@ pub fn round_to_integral(a: F80, env: &mut Env) -> F80 {
         return a;
     }
     // Below 2^63 an integer is always found.
-    let Some((integer, inexact, up)) = round_to_u64(&u.exact(), env.rounding) else { return a };
+    let Some((integer, inexact, up)) = round_to_u64(&u.exact(), env.rounding) else {
+        return a;
+    };
     if inexact {
         env.raise(Flags::PE);
         env.c1 = up;
