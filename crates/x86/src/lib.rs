@@ -12,8 +12,17 @@ extern crate std;
 
 mod bus;
 pub mod cpuid;
+pub mod event;
+pub mod exec;
+pub mod flags;
+pub mod insn;
+pub mod interp;
+mod isa;
+pub mod mmu;
 pub mod softfloat;
 pub mod state;
+pub mod table;
+pub mod trap;
 
 pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};
 pub use state::CpuState;

@@ -1,0 +1,508 @@
+//! The interpreter: fetch, decode into a cache of blocks, run.
+//!
+//! A block is a run of instructions inside one page up to a branch, decoded once for a physical
+//! address, a linear address and a mode. The inner loop calls each instruction's handler and
+//! leaves only when [`Cpu::attention`] says so; interrupts are polled between blocks.
+
+use crate::bus::{Bus, Counters, Engine, Signals, StateError, Stop, Vcpu};
+use crate::cpuid::CpuModel;
+use crate::event::Source;
+use crate::exec::{Cpu, Exec, attention};
+use crate::flags::Flags;
+use crate::insn::{self, Insn};
+use crate::mmu::{Access, Place, Rights, is_canonical};
+use crate::state::{Activity, CpuState, Shadow, cr0, cr4, efer, rflags, seg};
+use crate::trap::{Done, Trap, vector};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use mem::{GuestMemory, RamOffset};
+
+/// Longest block, in instructions.
+const BLOCK: usize = 32;
+/// Decoded instructions kept before the cache starts anew (40 bytes each, about 5 MB).
+const ARENA: usize = 128 * 1024;
+/// Slots of the block table.
+const SLOTS: usize = 16 * 1024;
+
+/// The interpreter as an engine.
+#[derive(Debug, Default)]
+pub struct Interpreter;
+
+impl Engine for Interpreter {
+    fn name(&self) -> &'static str {
+        "interp"
+    }
+    fn vcpu(
+        &self,
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+    ) -> Result<Box<dyn Vcpu>, String> {
+        Ok(Box::new(InterpVcpu {
+            cpu: Cpu::new(id, model.clone(), memory, signals),
+            cache: Cache::default(),
+        }))
+    }
+}
+
+/// One interpreted processor.
+pub struct InterpVcpu {
+    cpu: Cpu,
+    cache: Cache,
+}
+
+/// What a block was decoded for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    at: RamOffset,
+    rip: u64,
+    mode: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    key: Key,
+    generation: u32,
+    start: u32,
+    len: u32,
+}
+
+/// The decoded-instruction cache.
+struct Cache {
+    arena: Vec<Insn>,
+    slots: Box<[Option<Block>]>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache {
+            arena: Vec::new(),
+            slots: alloc::vec![None; SLOTS].into_boxed_slice(),
+        }
+    }
+}
+
+impl Cache {
+    fn slot(key: &Key) -> usize {
+        let mixed = (key.at.0 ^ key.rip << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize % SLOTS
+    }
+
+    /// The instructions of the block at the current RIP, as a range of the arena.
+    #[inline(always)]
+    fn find(&mut self, x: &mut Exec<'_>) -> Done<core::ops::Range<usize>> {
+        let linear = x.fetch_linear()?;
+        let at = match x.tlb.hit(Access::Execute, linear, 1) {
+            Some(at) => at,
+            None => match x.locate(linear, Access::Execute, Rights::Program)? {
+                Place::Ram(at) => at,
+                _ => return self.single(x, linear),
+            },
+        };
+        let key = Key {
+            at,
+            rip: x.s.rip,
+            mode: x.mode_key(),
+        };
+        let slot = Self::slot(&key);
+        if let Some(block) = &self.slots[slot]
+            && block.key == key
+            && x.ram.code_generation(at) == block.generation
+        {
+            return Ok(block.start as usize..(block.start + block.len) as usize);
+        }
+        self.decode(x, key, linear)
+    }
+
+    /// Decodes the block at `key` and enters it.
+    #[cold]
+    fn decode(&mut self, x: &mut Exec<'_>, key: Key, linear: u64) -> Done<core::ops::Range<usize>> {
+        if self.arena.len() + BLOCK > ARENA {
+            self.arena.clear();
+            self.slots.fill(None);
+        }
+        // Marked before it is read: a store from now on changes the generation.
+        let generation = x.ram.mark_code(key.at);
+        let mut bytes = [0u8; BLOCK * 8];
+        let left = (0x1000 - (key.at.0 & 0xfff)) as usize;
+        let bytes = &mut bytes[..left.min(BLOCK * 8)];
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            *byte = x.ram.load(RamOffset(key.at.0 + n as u64));
+        }
+        let bits = u32::from(x.bits());
+        let mut decoder = Decoder::with_ip(bits, bytes, x.s.rip, DecoderOptions::NONE);
+        let start = self.arena.len();
+        let mut i = Instruction::default();
+        while self.arena.len() - start < BLOCK && decoder.can_decode() {
+            let before = decoder.position();
+            decoder.decode_out(&mut i);
+            if i.is_invalid() && bytes.len() - before < 15 {
+                // Perhaps the bytes end too early: the page, or our window. Never cached.
+                break;
+            }
+            let run = insn::handler(x, &i);
+            self.arena.push(insn::lower(&i, run, bits));
+            if i.flow_control() != FlowControl::Next {
+                break;
+            }
+        }
+        let len = self.arena.len() - start;
+        if len == 0 {
+            return self.single(x, linear);
+        }
+        x.counters.blocks_decoded += 1;
+        let block = Block {
+            key,
+            generation,
+            start: start as u32,
+            len: len as u32,
+        };
+        self.slots[Self::slot(&key)] = Some(block);
+        Ok(start..start + len)
+    }
+
+    /// Fetches and decodes one instruction that is not cached: it crosses a page, or lies in no
+    /// RAM.
+    #[cold]
+    fn single(&mut self, x: &mut Exec<'_>, linear: u64) -> Done<core::ops::Range<usize>> {
+        let mut bytes = [0u8; 15];
+        let bits = u32::from(x.bits());
+        let mut have = 0;
+        let mut i;
+        loop {
+            // One page's worth at a time: the second page is only touched if it is needed.
+            let at = if bits == 64 {
+                linear.wrapping_add(have as u64)
+            } else {
+                linear.wrapping_add(have as u64) & 0xffff_ffff
+            };
+            if bits == 64 && !is_canonical(at) {
+                return Err(Trap::GP0);
+            }
+            let place = x.locate(at, Access::Execute, Rights::Program)?;
+            let n = (15 - have).min((0x1000 - (at & 0xfff)) as usize);
+            for k in 0..n {
+                bytes[have + k] = x.read_place(place.plus(k as u64));
+            }
+            have += n;
+            let mut decoder = Decoder::with_ip(bits, &bytes[..have], x.s.rip, DecoderOptions::NONE);
+            i = decoder.decode();
+            if !i.is_invalid() || have == 15 {
+                let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+                if too_long {
+                    // More than 15 bytes.
+                    return Err(Trap::GP0);
+                }
+                break;
+            }
+            if decoder.last_error() != iced_x86::DecoderError::NoMoreBytes {
+                break;
+            }
+        }
+        let run = insn::handler(x, &i);
+        if self.arena.len() + 1 > ARENA {
+            self.arena.clear();
+            self.slots.fill(None);
+        }
+        self.arena.push(insn::lower(&i, run, bits));
+        Ok(self.arena.len() - 1..self.arena.len())
+    }
+}
+
+impl Exec<'_> {
+    /// The linear address of the next instruction, after CS's checks.
+    #[inline(always)]
+    fn fetch_linear(&mut self) -> Done<u64> {
+        let rip = self.s.rip;
+        if self.bits() == 64 {
+            return if is_canonical(rip) {
+                Ok(rip)
+            } else {
+                Err(Trap::GP0)
+            };
+        }
+        let cs = &self.s.seg[seg::CS as usize];
+        if rip > u64::from(cs.limit) {
+            return Err(Trap::GP0);
+        }
+        Ok(cs.base.wrapping_add(rip) & 0xffff_ffff)
+    }
+
+    /// Everything besides address and bytes that decoding depends on.
+    #[inline(always)]
+    fn mode_key(&self) -> u32 {
+        let s = &self.s;
+        u32::from(self.bits())
+            | u32::from(s.cpl) << 8
+            | ((s.cr0 & (cr0::PE | cr0::MP | cr0::EM | cr0::TS)) as u32) << 10
+            | ((s.cr4 >> 9 & 1) as u32) << 14
+            | ((s.cr4 >> 18 & 1) as u32) << 15
+            | (s.xcr0 as u32 & 7) << 16
+            | ((s.rflags >> 17 & 1) as u32) << 19
+    }
+
+    /// Between instructions, when something asks for attention. `Some` ends the run; otherwise
+    /// the number of instructions that may run before the next look (0: any).
+    fn boundary(&mut self) -> Result<usize, Stop> {
+        loop {
+            let why = self.attention;
+            self.attention = 0;
+            if self.s.activity == Activity::Shutdown {
+                if self.signals.lower(Signals::INIT) != 0 {
+                    self.init();
+                    continue;
+                }
+                return Err(Stop::Shutdown);
+            }
+            if self.signals.lower(Signals::INIT) != 0 {
+                self.init();
+                continue;
+            }
+            if self.signals.lower(Signals::RETURN) != 0 {
+                self.attention = why;
+                return Err(Stop::Requested);
+            }
+            if self.s.activity == Activity::WaitForSipi {
+                match self.signals.take_sipi() {
+                    Some(page) => self.start_up(page),
+                    None => return Err(Stop::Halted),
+                }
+                continue;
+            }
+            // A start-up IPI to a processor that does not wait for one is lost.
+            self.signals.take_sipi();
+            // A shadow set by the instruction before holds for the one after, then ends.
+            let shadow = core::mem::replace(&mut self.s.shadow, Shadow::None);
+            if shadow != Shadow::MovSs && !self.s.nmi_blocked {
+                if self.signals.lower(Signals::NMI) != 0 {
+                    self.s.activity = Activity::Running;
+                    self.s.nmi_blocked = true;
+                    self.event(|x| x.interrupt(vector::NMI))?;
+                    continue;
+                }
+            }
+            if shadow == Shadow::None
+                && self.s.rflags & rflags::IF != 0
+                && self.signals.get() & Signals::INTR != 0
+                && let Some(vector) = self.bus.acknowledge()
+            {
+                self.s.activity = Activity::Running;
+                self.event(|x| x.interrupt(vector))?;
+                continue;
+            }
+            if self.s.activity == Activity::Halted {
+                return Err(Stop::Halted);
+            }
+            if self.s.dr7 & 0xff != 0 {
+                self.attention |= attention::DEBUG;
+                if self.s.rflags & rflags::RF == 0 && self.instruction_breakpoint() {
+                    self.event(|x| x.raise(vector::DB, None, Source::Fault))?;
+                    continue;
+                }
+            }
+            if self.s.rflags & rflags::TF != 0 {
+                self.attention |= attention::STEP;
+            }
+            // One instruction under a shadow, under TF, with breakpoints armed, or with RF to
+            // clear; otherwise a whole block.
+            let single = shadow != Shadow::None
+                || self.attention & (attention::STEP | attention::DEBUG) != 0
+                || self.s.rflags & rflags::RF != 0;
+            return Ok(usize::from(single));
+        }
+    }
+
+    /// True, with DR6 set, if an instruction breakpoint is armed at RIP.
+    fn instruction_breakpoint(&mut self) -> bool {
+        let Ok(linear) = self.fetch_linear() else {
+            return false;
+        };
+        let mut hit = 0;
+        for n in 0..4usize {
+            let armed = self.s.dr7 >> (2 * n) & 3 != 0 && self.s.dr7 >> (16 + 4 * n) & 3 == 0;
+            if armed && self.s.dr[n] == linear {
+                hit |= 1 << n;
+            }
+        }
+        if hit != 0 {
+            self.s.dr6 = self.s.dr6 & !0xf | hit;
+        }
+        hit != 0
+    }
+
+    fn event(&mut self, deliver: impl FnOnce(&mut Self) -> Done) -> Result<(), Stop> {
+        match deliver(self) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.broken_stop()),
+        }
+    }
+
+    fn broken_stop(&mut self) -> Stop {
+        Stop::Broken(self.broken.take().unwrap_or_else(|| {
+            alloc::format!("an exception escaped its delivery at {:#x}", self.s.rip)
+        }))
+    }
+
+    /// After an instruction that ran with TF set or met a data breakpoint: the debug trap.
+    fn debug_trap(&mut self, stepping: bool) -> Result<(), Stop> {
+        let hits = core::mem::take(&mut self.debug_hits);
+        if !(stepping || hits != 0) {
+            return Ok(());
+        }
+        if self.s.shadow == Shadow::MovSs {
+            // Held off with the shadow: data breakpoints of MOV SS are delivered after the next
+            // instruction; the step of MOV SS itself is lost.
+            self.debug_hits = hits;
+            return Ok(());
+        }
+        self.s.dr6 = self.s.dr6 & !0xf | hits | if stepping { 1 << 14 } else { 0 };
+        self.event(|x| x.raise(vector::DB, None, Source::Trap))
+    }
+
+    /// INIT (SDM volume 3, table "Processor States Following Power-up, Reset, or INIT").
+    fn init(&mut self) {
+        let old = self.s.clone();
+        let fresh = CpuState::reset(self.model.signature(), self.id == 0);
+        self.s = CpuState {
+            cr0: fresh.cr0 & !(cr0::CD | cr0::NW) | old.cr0 & (cr0::CD | cr0::NW),
+            x87: old.x87,
+            mxcsr: old.mxcsr,
+            vector: old.vector,
+            xcr0: old.xcr0,
+            msr: old.msr,
+            ..fresh
+        };
+        self.tlb.flush_all();
+        self.flags = Flags::from_bits(self.s.rflags);
+        self.refresh();
+    }
+
+    /// A start-up IPI: real mode at page `page`.
+    fn start_up(&mut self, page: u8) {
+        let cs = &mut self.cpu.s.seg[seg::CS as usize];
+        cs.selector = u16::from(page) << 8;
+        cs.base = u64::from(page) << 12;
+        self.s.rip = 0;
+        self.s.activity = Activity::Running;
+        self.refresh();
+    }
+}
+
+impl Vcpu for InterpVcpu {
+    fn run(&mut self, bus: &mut dyn Bus, budget: u64) -> Stop {
+        let mut x = Exec {
+            cpu: &mut self.cpu,
+            bus,
+        };
+        let start = x.counters.instructions;
+        let mut reported = start;
+        let stop = loop {
+            let mut limit = 0;
+            if x.attention != 0 || x.signals.get() != 0 {
+                match x.boundary() {
+                    Ok(n) => limit = n,
+                    Err(stop) => break stop,
+                }
+            }
+            let spent = x.counters.instructions - start;
+            if spent >= budget {
+                break Stop::Budget;
+            }
+            if x.counters.instructions - reported >= 1024 {
+                let n = x.counters.instructions - reported;
+                x.bus.retired(n);
+                reported = x.counters.instructions;
+            }
+            let stepping = x.s.rflags & rflags::TF != 0;
+            let outcome = self.cache.find(&mut x).and_then(|range| {
+                let room = (budget - spent).min(if limit == 0 { u64::MAX } else { limit as u64 });
+                let mut done = 0;
+                let block = &self.cache.arena[range];
+                let block = &block[..block.len().min(room as usize)];
+                let mut result = Ok(());
+                for i in block {
+                    let bits = x.bits();
+                    x.next = x.s.rip.wrapping_add(u64::from(i.len));
+                    if bits != 64 {
+                        x.next &= if bits == 32 { 0xffff_ffff } else { 0xffff };
+                    }
+                    result = (i.run)(&mut x, i);
+                    if result.is_err() {
+                        break;
+                    }
+                    x.s.rip = x.next;
+                    done += 1;
+                    if x.attention != 0 {
+                        break;
+                    }
+                }
+                x.counters.instructions += done;
+                result
+            });
+            let outcome = match outcome {
+                Ok(()) => {
+                    x.s.rflags &= !rflags::RF;
+                    if stepping || x.debug_hits != 0 {
+                        x.debug_trap(stepping)
+                    } else {
+                        Ok(())
+                    }
+                }
+                Err(Trap::Fault { vector, code }) => {
+                    x.debug_hits = 0;
+                    x.event(|x| x.raise(vector, code, Source::Fault))
+                }
+                Err(Trap::Broken) => Err(x.broken_stop()),
+            };
+            if let Err(stop) = outcome {
+                break stop;
+            }
+        };
+        let n = x.counters.instructions - reported;
+        x.bus.retired(n);
+        stop
+    }
+
+    fn state(&self) -> CpuState {
+        CpuState {
+            rflags: self.cpu.rflags(),
+            ..self.cpu.s.clone()
+        }
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), StateError> {
+        let wrong = |field, why: &str| {
+            Err(StateError {
+                field,
+                why: why.into(),
+            })
+        };
+        if state.cpl > 3 {
+            return wrong("cpl", "above 3");
+        }
+        if state.efer & efer::LMA != 0 && state.cr0 & cr0::PG == 0 {
+            return wrong("efer", "LMA without CR0.PG");
+        }
+        if state.cr0 & cr0::PG != 0 && state.cr0 & cr0::PE == 0 {
+            return wrong("cr0", "PG without PE");
+        }
+        if state.efer & efer::LMA != 0 && state.cr4 & cr4::PAE == 0 {
+            return wrong("cr4", "long mode without PAE");
+        }
+        self.cpu.s = state.clone();
+        self.cpu.s.rflags = state.rflags & rflags::ALL | rflags::FIXED;
+        self.cpu.flags = Flags::from_bits(state.rflags);
+        self.cpu.tlb.flush_all();
+        self.cpu.refresh();
+        self.cpu.attention |= attention::EVENTS;
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        self.cpu.counters
+    }
+}

@@ -1,0 +1,8 @@
+//! The semantics of the instructions, a file per family. Each file ends the work of its family
+//! in one place: a `ROWS` table of encodings and the handlers it names.
+//!
+//! A handler gathers its operands, checks every fault, and commits last.
+
+pub(crate) mod alu;
+pub(crate) mod branch;
+pub(crate) mod data;
