@@ -1,1 +1,4 @@
 //! Placeholder until its parts land.
+#![forbid(unsafe_code)]
+
+pub mod images;
