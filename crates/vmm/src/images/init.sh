@@ -1,6 +1,6 @@
 #!/bin/sh
-# The first program of Moinho's Linux guest (process 1), run by busybox. The host packs it:
-# crates/vmm/src/images/initramfs.rs.
+# The first program of Moinho's Linux guest, run by busybox: readies the machine, then becomes
+# busybox init (/etc/inittab). The host packs it: crates/vmm/src/images/initramfs.rs.
 
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root USER=root TERM=xterm LANG=C.UTF-8
 
@@ -21,19 +21,6 @@ done </lib/modules/order
 
 # A console may have appeared with its module (hvc0).
 exec </dev/console >/dev/console 2>&1
-
-# busybox poweroff, reboot and halt tell process 1 by a signal. A halted machine is of no use to
-# anybody here, so halt switches it off too.
-down() {
-    trap '' USR1 USR2 TERM
-    cd /
-    sync
-    umount /mnt 2>/dev/null || mount -o remount,ro /mnt 2>/dev/null
-    "$1" -f
-}
-trap 'down poweroff' USR2
-trap 'down reboot' TERM
-trap 'down poweroff' USR1
 
 hostname -F /etc/hostname
 ip link set lo up 2>/dev/null
@@ -71,12 +58,18 @@ case " $cmdline" in
     ;;
 esac
 if [ -n "$run" ]; then
-    setsid cttyhack sh -c "$run" &
-    job=$!
-    wait $job
+    # A reboot or poweroff asked for by the command waits for its end.
+    how=poweroff
+    trap 'how=reboot' TERM
+    trap ':' USR1 USR2
+    setsid cttyhack sh -c "$run"
     echo "moinho.run: exit status $?"
-    down poweroff
+    /etc/down
+    $how -f
 fi
+
+# The power button.
+[ -e /dev/input/event0 ] && acpid >/dev/null 2>&1
 
 cpus=$(grep -c '^processor' /proc/cpuinfo)
 [ "$cpus" = 1 ] && cpus="1 processor" || cpus="$cpus processors"
@@ -85,9 +78,4 @@ echo
 echo "Linux $(uname -r) on Moinho: $cpus, $memory MiB of memory"
 [ -n "$disk" ] && echo "Disk $disk"
 echo "To leave: poweroff, or Ctrl-A x"
-echo
-while :; do
-    setsid cttyhack sh -l &
-    wait $!
-    sleep 0.2
-done
+exec init

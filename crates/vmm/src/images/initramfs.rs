@@ -9,11 +9,15 @@ use super::{ImageError, cpio, elf, modules};
 pub const INIT: &str = include_str!("init.sh");
 const UDHCPC: &str = include_str!("udhcpc.sh");
 const PROFILE: &str = include_str!("profile.sh");
+const INITTAB: &str = include_str!("inittab");
+const DOWN: &str = include_str!("down.sh");
+const POWER_BUTTON: &str = include_str!("power_button.sh");
 
 /// What decides the initramfs beside the packages; part of the cache's key, so that a newer Moinho
 /// does not run an older `/init`.
 pub fn recipe() -> String {
-    [INIT, UDHCPC, PROFILE, &modules::WANTED.join(" ")].join("\0")
+    let wanted = modules::WANTED.join(" ");
+    [INIT, UDHCPC, PROFILE, INITTAB, DOWN, POWER_BUTTON, &wanted].join("\0")
 }
 
 /// The archive, from the modules folder of one kernel version and a busybox.
@@ -30,6 +34,8 @@ pub fn pack(modules_folder: &Path, busybox: &[u8]) -> Result<Vec<u8>, ImageError
         ("bin", 0o755),
         ("dev", 0o755),
         ("etc", 0o755),
+        ("etc/acpi", 0o755),
+        ("etc/acpi/PWRF", 0o755),
         ("lib", 0o755),
         ("lib/modules", 0o755),
         ("mnt", 0o755),
@@ -61,10 +67,17 @@ pub fn pack(modules_folder: &Path, busybox: &[u8]) -> Result<Vec<u8>, ImageError
             "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
         ),
         ("etc/profile", PROFILE),
+        ("etc/inittab", INITTAB),
     ] {
         archive.file(path, 0o644, text.as_bytes());
     }
-    archive.file("etc/udhcpc.script", 0o755, UDHCPC.as_bytes());
+    for (path, script) in [
+        ("etc/udhcpc.script", UDHCPC),
+        ("etc/down", DOWN),
+        ("etc/acpi/PWRF/00000080", POWER_BUTTON),
+    ] {
+        archive.file(path, 0o755, script.as_bytes());
+    }
     let modules = modules::select(modules_folder, &modules::WANTED);
     let order: String = modules.iter().map(|m| format!("{}\n", m.file)).collect();
     archive.file("lib/modules/order", 0o644, order.as_bytes());

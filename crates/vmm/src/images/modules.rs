@@ -13,8 +13,8 @@ use super::elf;
 
 /// What a guest on Moinho's board needs, in the order in which it is wanted; dependencies come by
 /// themselves. `ext4`, its checksum and `af_packet` (for DHCP) are modules in ordinary kernels and
-/// built into cloud kernels.
-pub const WANTED: [&str; 13] = [
+/// built into cloud kernels; `button` and `evdev` let the host ask the guest to power off.
+pub const WANTED: [&str; 15] = [
     "virtio_ring",
     "virtio",
     "virtio_pci",
@@ -24,6 +24,8 @@ pub const WANTED: [&str; 13] = [
     "virtio_rng",
     "virtio_net",
     "virtio_balloon",
+    "button",
+    "evdev",
     "nvme",
     "crc32c_generic",
     "ext4",

@@ -2,7 +2,8 @@
 export PS1='moinho:\w\$ '
 cd /
 
-# They only ask process 1; don't show a prompt while it works.
-poweroff() { busybox poweroff "$@" && sleep 10; }
-reboot() { busybox reboot "$@" && sleep 10; }
-halt() { busybox halt "$@" && sleep 10; }
+# At the prompt at once; in scripts through process 1, which ends all programs first.
+poweroff() { [ $# = 0 ] && /etc/down && busybox poweroff -f || busybox poweroff "$@"; }
+reboot() { [ $# = 0 ] && /etc/down && busybox reboot -f || busybox reboot "$@"; }
+# A halted machine is of no use to anybody here.
+halt() { poweroff; }

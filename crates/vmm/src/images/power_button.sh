@@ -1,0 +1,3 @@
+#!/bin/sh
+/etc/down
+busybox poweroff -f
