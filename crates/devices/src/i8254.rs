@@ -96,10 +96,6 @@ impl Channel {
         }
     }
 
-    fn periodic(&self) -> bool {
-        matches!(self.mode, 2 | 3)
-    }
-
     fn period(&self) -> i64 {
         i64::from(self.count.max(1))
     }
@@ -688,7 +684,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.out(0x43, 0xb4);
         bench.out(0x61, 0x01);
-        bench.out(0x43, 0xc8);
+        bench.out(0x43, 0xe8);
         assert_eq!(
             bench.inp(0x42),
             0xf4,

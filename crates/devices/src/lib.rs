@@ -20,6 +20,7 @@ mod device;
 pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
+pub mod lapic;
 pub mod ns16550;
 pub mod pci;
 pub mod virtio;
