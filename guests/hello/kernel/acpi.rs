@@ -30,7 +30,10 @@ struct Register {
 impl Register {
     fn read(gas: u64) -> Option<Register> {
         let (space, address): (u8, u64) = (read_physical(gas), read_physical(gas + 4));
-        (address != 0 && space < 2 && address < DIRECT_MAP_END - 8).then_some(Register { is_port: space == 1, address })
+        (address != 0 && space < 2 && address < DIRECT_MAP_END - 8).then_some(Register {
+            is_port: space == 1,
+            address,
+        })
     }
 
     fn write(self, value: u8) {
@@ -47,12 +50,20 @@ impl Register {
 /// The places where a PC's firmware leaves the root pointer: the EBDA's first KiB and the BIOS area.
 pub fn search_rsdp() -> Option<u64> {
     let ebda = u64::from(read_physical::<u16>(0x40e)) << 4;
-    let ebda = if (0x8_0000..0xa_0000).contains(&ebda) { ebda } else { 0x9_fc00 };
-    (ebda..ebda + 1024).step_by(16).chain((0xe_0000..0x10_0000).step_by(16)).find(|&at| is_rsdp(at))
+    let ebda = if (0x8_0000..0xa_0000).contains(&ebda) {
+        ebda
+    } else {
+        0x9_fc00
+    };
+    (ebda..ebda + 1024)
+        .step_by(16)
+        .chain((0xe_0000..0x10_0000).step_by(16))
+        .find(|&at| is_rsdp(at))
 }
 
 fn is_rsdp(at: u64) -> bool {
-    read_physical::<u64>(at) == u64::from_le_bytes(*b"RSD PTR ") && (0..20).fold(0u8, |sum, n| sum.wrapping_add(read_physical(at + n))) == 0
+    read_physical::<u64>(at) == u64::from_le_bytes(*b"RSD PTR ")
+        && (0..20).fold(0u8, |sum, n| sum.wrapping_add(read_physical(at + n))) == 0
 }
 
 fn readable(table: u64) -> bool {
@@ -61,16 +72,29 @@ fn readable(table: u64) -> bool {
 
 fn find_table(rsdp: u64, signature: &[u8; 4]) -> Option<u64> {
     let revision: u8 = read_physical(rsdp + 15);
-    let xsdt: u64 = if revision >= 2 { read_physical(rsdp + 24) } else { 0 };
-    let (root, entry_size) = if readable(xsdt) { (xsdt, 8) } else { (read_physical::<u32>(rsdp + 16).into(), 4) };
+    let xsdt: u64 = if revision >= 2 {
+        read_physical(rsdp + 24)
+    } else {
+        0
+    };
+    let (root, entry_size) = if readable(xsdt) {
+        (xsdt, 8)
+    } else {
+        (read_physical::<u32>(rsdp + 16).into(), 4)
+    };
     if !readable(root) {
         return None;
     }
     let len = u64::from(read_physical::<u32>(root + 4)).min(0x1_0000);
-    (36..len).step_by(entry_size).map(|at| match entry_size {
-        8 => read_physical::<u64>(root + at),
-        _ => read_physical::<u32>(root + at).into(),
-    }).find(|&table| readable(table) && read_physical::<u32>(table) == u32::from_le_bytes(*signature))
+    (36..len)
+        .step_by(entry_size)
+        .map(|at| match entry_size {
+            8 => read_physical::<u64>(root + at),
+            _ => read_physical::<u32>(root + at).into(),
+        })
+        .find(|&table| {
+            readable(table) && read_physical::<u32>(table) == u32::from_le_bytes(*signature)
+        })
 }
 
 impl Power {
@@ -90,7 +114,8 @@ impl Power {
             ..Power::default()
         };
         if len >= 129 && flags & 1 << 10 != 0 {
-            power.reset = Register::read(fadt + 116).map(|register| (register, read_physical(fadt + 128)));
+            power.reset =
+                Register::read(fadt + 116).map(|register| (register, read_physical(fadt + 128)));
         }
         if len >= 256 && flags & 1 << 20 != 0 {
             power.sleep_control = Register::read(fadt + 244); // hardware-reduced ACPI
@@ -134,7 +159,10 @@ fn find_s5(dsdt: u64) -> Option<(u8, u8)> {
         return None;
     }
     let end = dsdt + u64::from(read_physical::<u32>(dsdt + 4)).min(0xf_0000);
-    let name = (dsdt + 36..end).find(|&at| read_physical::<u32>(at) == u32::from_le_bytes(*b"_S5_") && read_physical::<u8>(at + 4) == 0x12)?;
+    let name = (dsdt + 36..end).find(|&at| {
+        read_physical::<u32>(at) == u32::from_le_bytes(*b"_S5_")
+            && read_physical::<u8>(at + 4) == 0x12
+    })?;
     let length_bytes = 1 + u64::from(read_physical::<u8>(name + 5) >> 6);
     let (first, at) = aml_byte(name + 5 + length_bytes + 1);
     Some((first, aml_byte(at).0))

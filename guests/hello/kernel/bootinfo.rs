@@ -23,7 +23,12 @@ pub struct BootInfo {
 impl BootInfo {
     /// Reads what `ebx` pointed to at the entry; `magic` was `eax`.
     pub fn read(info: u64, magic: u32) -> BootInfo {
-        let mut this = BootInfo { protocol: "none", memory: [MemoryInfo::default(); 32], regions: 0, rsdp: 0 };
+        let mut this = BootInfo {
+            protocol: "none",
+            memory: [MemoryInfo::default(); 32],
+            regions: 0,
+            rsdp: 0,
+        };
         if magic == MULTIBOOT_MAGIC {
             this.read_multiboot(info);
         } else if info != 0 && read_physical::<u32>(info) == PVH_MAGIC {
@@ -47,9 +52,16 @@ impl BootInfo {
         self.protocol = "PVH";
         self.rsdp = read_physical(info + 32);
         if read_physical::<u32>(info + 4) >= 1 {
-            let (table, entries) = (read_physical::<u64>(info + 40), read_physical::<u32>(info + 48));
+            let (table, entries) = (
+                read_physical::<u64>(info + 40),
+                read_physical::<u32>(info + 48),
+            );
             for entry in (0..u64::from(entries)).map(|n| table + 24 * n) {
-                self.add(read_physical(entry), read_physical(entry + 8), read_physical::<u32>(entry + 16).into());
+                self.add(
+                    read_physical(entry),
+                    read_physical(entry + 8),
+                    read_physical::<u32>(entry + 16).into(),
+                );
             }
         }
     }
@@ -64,7 +76,11 @@ impl BootInfo {
             while at < end {
                 // An entry's size does not count the size field itself.
                 let size: u32 = read_physical(at);
-                self.add(read_physical(at + 4), read_physical(at + 12), read_physical::<u32>(at + 20).into());
+                self.add(
+                    read_physical(at + 4),
+                    read_physical(at + 12),
+                    read_physical::<u32>(at + 20).into(),
+                );
                 at += u64::from(size) + 4;
             }
         } else if flags & 1 != 0 {
@@ -76,7 +92,13 @@ impl BootInfo {
 
     /// The largest range of RAM from `from` on and below `to`.
     pub fn largest_ram(&self, from: u64, to: u64) -> (u64, u64) {
-        let clipped = self.memory[..self.regions].iter().filter(|r| r.kind == RAM).map(|r| (r.start.max(from), (r.start.saturating_add(r.len)).min(to)));
-        clipped.filter(|(start, end)| start < end).max_by_key(|(start, end)| end - start).unwrap_or((from, from))
+        let clipped = self.memory[..self.regions]
+            .iter()
+            .filter(|r| r.kind == RAM)
+            .map(|r| (r.start.max(from), (r.start.saturating_add(r.len)).min(to)));
+        clipped
+            .filter(|(start, end)| start < end)
+            .max_by_key(|(start, end)| end - start)
+            .unwrap_or((from, from))
     }
 }

@@ -56,7 +56,11 @@ pub fn write(text: &[u8]) {
             let mut patience = 100_000;
             while room == 0 && patience > 0 {
                 if in8(LSR) & TRANSMITTER_EMPTY != 0 {
-                    room = if HAS_FIFO.load(Ordering::Relaxed) { 16 } else { 1 };
+                    room = if HAS_FIFO.load(Ordering::Relaxed) {
+                        16
+                    } else {
+                        1
+                    };
                 }
                 patience -= 1;
             }
@@ -84,13 +88,20 @@ pub struct Input {
 impl Input {
     /// Nothing typed.
     const fn new() -> Input {
-        Input { ring: [0; 4096], read: 0, filled: 0, interrupts: 0 }
+        Input {
+            ring: [0; 4096],
+            read: 0,
+            filled: 0,
+            interrupts: 0,
+        }
     }
 
     /// Takes what the UART holds, as far as there is room.
     pub fn pump(&mut self) {
         // SAFETY: COM1 only. 0xff in LSR means that there is no UART.
-        while self.filled < self.ring.len() && matches!(unsafe { in8(LSR) }, lsr if lsr != 0xff && lsr & DATA_READY != 0) {
+        while self.filled < self.ring.len()
+            && matches!(unsafe { in8(LSR) }, lsr if lsr != 0xff && lsr & DATA_READY != 0)
+        {
             // SAFETY: as above.
             self.ring[(self.read + self.filled) % self.ring.len()] = unsafe { in8(DATA) };
             self.filled += 1;
@@ -100,7 +111,12 @@ impl Input {
     /// Whether a Ctrl-C waits; drops it and what was typed before it.
     pub fn interrupted(&mut self) -> bool {
         let typed = (0..self.filled).map(|n| self.ring[(self.read + n) % self.ring.len()]);
-        let Some(at) = typed.enumerate().find_map(|(n, byte)| (byte == CTRL_C).then_some(n)) else { return false };
+        let Some(at) = typed
+            .enumerate()
+            .find_map(|(n, byte)| (byte == CTRL_C).then_some(n))
+        else {
+            return false;
+        };
         self.read = (self.read + at + 1) % self.ring.len();
         self.filled -= at + 1;
         true

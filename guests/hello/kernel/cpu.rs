@@ -16,14 +16,18 @@ pub const SFMASK: u32 = 0xc000_0084;
 /// Whatever the device behind `port` does must be wanted.
 pub unsafe fn out8(port: u16, value: u8) {
     // SAFETY: the caller's.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+    }
 }
 
 /// # Safety
 /// As `out8`.
 pub unsafe fn out16(port: u16, value: u16) {
     // SAFETY: the caller's.
-    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
+    }
 }
 
 /// # Safety
@@ -31,7 +35,9 @@ pub unsafe fn out16(port: u16, value: u16) {
 pub unsafe fn in8(port: u16) -> u8 {
     let value;
     // SAFETY: the caller's.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+    }
     value
 }
 
@@ -40,7 +46,9 @@ pub unsafe fn in8(port: u16) -> u8 {
 pub unsafe fn in16(port: u16) -> u16 {
     let value;
     // SAFETY: the caller's.
-    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags))
+    }
     value
 }
 
@@ -49,7 +57,9 @@ pub unsafe fn in16(port: u16) -> u16 {
 pub unsafe fn rdmsr(register: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: the caller's.
-    unsafe { asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    }
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -57,7 +67,9 @@ pub unsafe fn rdmsr(register: u32) -> u64 {
 /// The register must exist and the value must keep the kernel running.
 pub unsafe fn wrmsr(register: u32, value: u64) {
     // SAFETY: the caller's.
-    unsafe { asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags)) }
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    }
 }
 
 /// The linear address of the last page fault.

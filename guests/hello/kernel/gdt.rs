@@ -77,7 +77,10 @@ pub struct TablePointer {
 pub fn load() {
     let tss = TSS.0.get() as u64;
     let limit = size_of::<Tss>() as u64 - 1;
-    let pointer = TablePointer { limit: 7 * 8 - 1, base: GDT.0.get() as u64 };
+    let pointer = TablePointer {
+        limit: 7 * 8 - 1,
+        base: GDT.0.get() as u64,
+    };
     // SAFETY: runs once at boot; the tables are static and hold what the selectors name.
     unsafe {
         (*TSS.0.get()).ist[0] = EMERGENCY_STACK.0.get() as u64 + 8192;

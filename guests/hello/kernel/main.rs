@@ -58,11 +58,29 @@ extern "C" fn kernel_main(info: u64, magic: u64) -> ! {
     kprint!("\nMoinho's built-in guest {}\n", env!("MOINHO_VERSION"));
     let boot = BootInfo::read(info, magic as u32);
     let mut frames = Frames::new(&boot);
-    kprint!("64-bit kernel in the upper half, booted by {}, {} KiB free\n", boot.protocol, frames.free * 4);
+    kprint!(
+        "64-bit kernel in the upper half, booted by {}, {} KiB free\n",
+        boot.protocol,
+        frames.free * 4
+    );
     let power = Power::find(boot.rsdp);
-    let tasks = [Task::start("shell", SHELL, &mut frames), Task::start("counter", COUNTER, &mut frames)];
+    let tasks = [
+        Task::start("shell", SHELL, &mut frames),
+        Task::start("counter", COUNTER, &mut frames),
+    ];
     irq::init();
-    Kernel { boot, frames, power, input, tasks, current: 1, ticks: 0, idle_ticks: 0, tsc_at_start: cpu::rdtsc() }.run()
+    Kernel {
+        boot,
+        frames,
+        power,
+        input,
+        tasks,
+        current: 1,
+        ticks: 0,
+        idle_ticks: 0,
+        tsc_at_start: cpu::rdtsc(),
+    }
+    .run()
 }
 
 impl Kernel {
@@ -70,7 +88,9 @@ impl Kernel {
     fn run(&mut self) -> ! {
         loop {
             let count = self.tasks.len();
-            let next = (1..=count).map(|step| (self.current + step) % count).find(|&n| self.tasks[n].state == State::Ready);
+            let next = (1..=count)
+                .map(|step| (self.current + step) % count)
+                .find(|&n| self.tasks[n].state == State::Ready);
             let Some(next) = next else {
                 let vector = trap::idle();
                 self.idle_ticks += u64::from(vector == irq::TIMER);
@@ -118,7 +138,10 @@ impl Kernel {
     /// Takes input from the UART and gives it to the task that waits for it.
     fn feed_reader(&mut self) {
         self.input.pump();
-        if let Some(task) = self.tasks.iter_mut().find(|task| matches!(task.state, State::Reading { .. }))
+        if let Some(task) = self
+            .tasks
+            .iter_mut()
+            .find(|task| matches!(task.state, State::Reading { .. }))
             && !self.input.is_empty()
             && let State::Reading { address, len } = task.state
         {
@@ -148,10 +171,27 @@ impl Kernel {
             return;
         }
         let name = abi::text(&task.info.name);
-        kprint!("\n*** {} in task {} (ring {}) at rip {:#x}, error code {:#x}", trap::name(context.vector), name, context.cs & 3, context.rip, context.error);
+        kprint!(
+            "\n*** {} in task {} (ring {}) at rip {:#x}, error code {:#x}",
+            trap::name(context.vector),
+            name,
+            context.cs & 3,
+            context.rip,
+            context.error
+        );
         if context.vector == trap::PAGE_FAULT {
-            let access = if context.error & 16 != 0 { "fetch from" } else if context.error & 2 != 0 { "write to" } else { "read of" };
-            let reason = if context.error & 1 != 0 { "which is not the task's to touch" } else { "where nothing is mapped" };
+            let access = if context.error & 16 != 0 {
+                "fetch from"
+            } else if context.error & 2 != 0 {
+                "write to"
+            } else {
+                "read of"
+            };
+            let reason = if context.error & 1 != 0 {
+                "which is not the task's to touch"
+            } else {
+                "where nothing is mapped"
+            };
             kprint!(": {access} {:#x}, {reason}", cpu::cr2());
         }
         kprint!("\n*** The task is killed and started again. The kernel goes on.\n");

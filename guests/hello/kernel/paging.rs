@@ -38,7 +38,10 @@ pub fn kernel_end() -> u64 {
 
 /// Reads guest-physical memory; all ones above the direct map.
 pub fn read_physical<T: Copy + From<u8>>(gpa: u64) -> T {
-    assert!(gpa < DIRECT_MAP_END - 8, "guest-physical address {gpa:#x} is outside the direct map");
+    assert!(
+        gpa < DIRECT_MAP_END - 8,
+        "guest-physical address {gpa:#x} is outside the direct map"
+    );
     // SAFETY: the direct map covers it; an integer may have any value.
     unsafe { ((DIRECT_MAP + gpa) as *const T).read_unaligned() }
 }
@@ -46,7 +49,10 @@ pub fn read_physical<T: Copy + From<u8>>(gpa: u64) -> T {
 /// # Safety
 /// Nothing that the kernel relies on may lie there.
 pub unsafe fn write_physical(gpa: u64, value: u32) {
-    assert!(gpa < DIRECT_MAP_END - 8, "guest-physical address {gpa:#x} is outside the direct map");
+    assert!(
+        gpa < DIRECT_MAP_END - 8,
+        "guest-physical address {gpa:#x} is outside the direct map"
+    );
     // SAFETY: the direct map covers it; the rest is the caller's.
     unsafe { ((DIRECT_MAP + gpa) as *mut u32).write_volatile(value) }
 }
@@ -74,7 +80,14 @@ impl Frames {
             cpu::set_cr3(boot_root());
         }
         let no_execute = if enable_no_execute() { NO_EXECUTE } else { 0 };
-        Frames { next, end, given_back: 0, free: end.saturating_sub(next) / PAGE, used: 0, no_execute }
+        Frames {
+            next,
+            end,
+            given_back: 0,
+            free: end.saturating_sub(next) / PAGE,
+            used: 0,
+            no_execute,
+        }
     }
 
     /// A frame full of zeros.
@@ -140,7 +153,10 @@ impl AddressSpace {
 
     /// Maps a fresh page of zeros at `linear`, or keeps the page that is there.
     pub fn map(&mut self, frames: &mut Frames, linear: u64, flags: u64) {
-        assert!(linear < USER_END && linear % PAGE == 0, "not a user page: {linear:#x}");
+        assert!(
+            linear < USER_END && linear % PAGE == 0,
+            "not a user page: {linear:#x}"
+        );
         let mut at = self.root;
         for level in [3, 2, 1] {
             let entry = &mut table(at)[index(linear, level)];
@@ -151,7 +167,11 @@ impl AddressSpace {
         }
         let entry = &mut table(at)[index(linear, 0)];
         if *entry & PRESENT == 0 {
-            let flags = if flags & NO_EXECUTE != 0 { flags & !NO_EXECUTE | frames.no_execute } else { flags };
+            let flags = if flags & NO_EXECUTE != 0 {
+                flags & !NO_EXECUTE | frames.no_execute
+            } else {
+                flags
+            };
             *entry = frames.take() | PRESENT | USER | flags;
         }
     }
@@ -178,25 +198,31 @@ impl AddressSpace {
     /// Copies into the user's memory; false, with part of it copied, if some of it is not the user's.
     /// `even_read_only` is for the loader.
     pub fn copy_in(&self, linear: u64, bytes: &[u8], even_read_only: bool) -> bool {
-        bytes.iter().zip(linear..).all(|(&byte, linear)| match self.translate(linear) {
-            Some((gpa, writable)) if writable || even_read_only => {
-                // SAFETY: the address lies in a frame of this address space.
-                unsafe { ((DIRECT_MAP + gpa) as *mut u8).write(byte) };
-                true
-            }
-            _ => false,
-        })
+        bytes
+            .iter()
+            .zip(linear..)
+            .all(|(&byte, linear)| match self.translate(linear) {
+                Some((gpa, writable)) if writable || even_read_only => {
+                    // SAFETY: the address lies in a frame of this address space.
+                    unsafe { ((DIRECT_MAP + gpa) as *mut u8).write(byte) };
+                    true
+                }
+                _ => false,
+            })
     }
 
     /// Copies out of the user's memory; false if some of it is not the user's.
     pub fn copy_out(&self, linear: u64, bytes: &mut [u8]) -> bool {
-        bytes.iter_mut().zip(linear..).all(|(byte, linear)| match self.translate(linear) {
-            Some((gpa, _)) => {
-                *byte = read_physical(gpa);
-                true
-            }
-            None => false,
-        })
+        bytes
+            .iter_mut()
+            .zip(linear..)
+            .all(|(byte, linear)| match self.translate(linear) {
+                Some((gpa, _)) => {
+                    *byte = read_physical(gpa);
+                    true
+                }
+                None => false,
+            })
     }
 
     /// Gives every frame back. The processor must be on another page table.

@@ -25,14 +25,19 @@ impl Kernel {
                 return;
             }
             abi::SLEEP => {
-                self.tasks[self.current].state = State::Sleeping { until: self.ticks.saturating_add(a) };
+                self.tasks[self.current].state = State::Sleeping {
+                    until: self.ticks.saturating_add(a),
+                };
                 0
             }
             abi::TASK => match self.tasks.get(a as usize).map(|task| task.info()) {
                 Some(info) => self.give(b, info),
                 None => 0,
             },
-            abi::MEMORY => match self.boot.memory[..self.boot.regions].get(a as usize).copied() {
+            abi::MEMORY => match self.boot.memory[..self.boot.regions]
+                .get(a as usize)
+                .copied()
+            {
                 Some(region) => self.give(b, region),
                 None => 0,
             },
@@ -62,7 +67,10 @@ impl Kernel {
         while done < len {
             let size = (len - done).min(piece.len() as u64);
             let piece = &mut piece[..size as usize];
-            if !self.tasks[self.current].space.copy_out(address.wrapping_add(done), piece) {
+            if !self.tasks[self.current]
+                .space
+                .copy_out(address.wrapping_add(done), piece)
+            {
                 return abi::BAD_CALL;
             }
             console::write(piece);
@@ -74,8 +82,16 @@ impl Kernel {
     /// Copies a structure to the caller; 1, or `BAD_CALL`.
     fn give<T: Plain>(&self, address: u64, value: T) -> u64 {
         // SAFETY: `Plain` structures are integers without padding.
-        let bytes = unsafe { core::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
-        if self.tasks[self.current].space.copy_in(address, bytes, false) { 1 } else { abi::BAD_CALL }
+        let bytes =
+            unsafe { core::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
+        if self.tasks[self.current]
+            .space
+            .copy_in(address, bytes, false)
+        {
+            1
+        } else {
+            abi::BAD_CALL
+        }
     }
 
     fn system(&self) -> SystemInfo {
@@ -114,7 +130,9 @@ fn hardware(operation: u64, address: u64, value: u64) -> u64 {
     // SAFETY: none is claimed; the user asked, and the machine is the user's.
     unsafe {
         match operation {
-            abi::HW_PEEK if address < DIRECT_MAP_END - 8 => return read_physical::<u32>(address).into(),
+            abi::HW_PEEK if address < DIRECT_MAP_END - 8 => {
+                return read_physical::<u32>(address).into();
+            }
             abi::HW_POKE if address < DIRECT_MAP_END - 8 => write_physical(address, value as u32),
             abi::HW_IN if address < 0x1_0000 => return cpu::in8(port).into(),
             abi::HW_OUT if address < 0x1_0000 => cpu::out8(port, value as u8),

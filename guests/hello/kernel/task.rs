@@ -37,9 +37,19 @@ impl Task {
     /// Loads `image`, an ELF executable, into a new address space.
     pub fn start(name: &str, image: &'static [u8], frames: &mut Frames) -> Task {
         let (space, context) = load(image, frames);
-        let mut info = TaskInfo { cr3: space.root, ..TaskInfo::default() };
+        let mut info = TaskInfo {
+            cr3: space.root,
+            ..TaskInfo::default()
+        };
         info.name[..name.len()].copy_from_slice(name.as_bytes());
-        Task { context, space, state: State::Ready, catch: 0, info, image }
+        Task {
+            context,
+            space,
+            state: State::Ready,
+            catch: 0,
+            info,
+            image,
+        }
     }
 
     /// Throws the task's memory and registers away and starts it anew at tick `at`: a program that dies at once
@@ -81,12 +91,21 @@ fn load(image: &'static [u8], frames: &mut Frames) -> (AddressSpace, Context) {
             continue; // PT_LOAD
         }
         let flags = (field(header) >> 32) as u32;
-        let rights = if flags & 2 != 0 { WRITABLE } else { 0 } | if flags & 1 == 0 { NO_EXECUTE } else { 0 };
-        let (offset, linear, in_file, in_memory) = (field(header + 8) as usize, field(header + 16), field(header + 32) as usize, field(header + 40));
+        let rights =
+            if flags & 2 != 0 { WRITABLE } else { 0 } | if flags & 1 == 0 { NO_EXECUTE } else { 0 };
+        let (offset, linear, in_file, in_memory) = (
+            field(header + 8) as usize,
+            field(header + 16),
+            field(header + 32) as usize,
+            field(header + 40),
+        );
         for page in (linear & !(PAGE - 1)..linear + in_memory).step_by(PAGE as usize) {
             space.map(frames, page, rights);
         }
-        assert!(space.copy_in(linear, &image[offset..offset + in_file], true), "the loader's own pages");
+        assert!(
+            space.copy_in(linear, &image[offset..offset + in_file], true),
+            "the loader's own pages"
+        );
     }
     for page in 1..=STACK_PAGES {
         space.map(frames, STACK_TOP - page * PAGE, WRITABLE | NO_EXECUTE);

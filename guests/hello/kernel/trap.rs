@@ -15,8 +15,8 @@
 //! comes in ring 0 can only come inside `idle`: its frame is dropped and `idle` returns the vector. An
 //! exception in ring 0 is a bug of the kernel: panic.
 
-use crate::gdt::{self, Global, TablePointer};
 use crate::cpu;
+use crate::gdt::{self, Global, TablePointer};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
@@ -54,7 +54,10 @@ pub struct Context {
 
 const FRAME_SIZE: usize = core::mem::offset_of!(Context, fxsave);
 const VECTOR: usize = core::mem::offset_of!(Context, vector);
-const _: () = assert!(FRAME_SIZE % 16 == 0, "the processor aligns the stack before it pushes");
+const _: () = assert!(
+    FRAME_SIZE % 16 == 0,
+    "the processor aligns the stack before it pushes"
+);
 
 impl Context {
     /// A task about to execute its first instruction.
@@ -245,14 +248,31 @@ pub fn load() {
     unsafe {
         for vector in 0..48u64 {
             let stub = trap_stubs.as_ptr() as u64 + 16 * vector;
-            let ist = if vector == 2 || vector == 8 { 1u64 << 32 } else { 0 };
+            let ist = if vector == 2 || vector == 8 {
+                1u64 << 32
+            } else {
+                0
+            };
             let ring3 = if vector == 3 { RING3 } else { 0 }; // int3 is anybody's
-            (*IDT.0.get())[vector as usize] =
-                [stub & 0xffff | gdt::KERNEL_CODE << 16 | ist | INTERRUPT_GATE | ring3 | (stub >> 16 & 0xffff) << 48, stub >> 32];
+            (*IDT.0.get())[vector as usize] = [
+                stub & 0xffff
+                    | gdt::KERNEL_CODE << 16
+                    | ist
+                    | INTERRUPT_GATE
+                    | ring3
+                    | (stub >> 16 & 0xffff) << 48,
+                stub >> 32,
+            ];
         }
-        let pointer = TablePointer { limit: 48 * 16 - 1, base: IDT.0.get() as u64 };
+        let pointer = TablePointer {
+            limit: 48 * 16 - 1,
+            base: IDT.0.get() as u64,
+        };
         asm!("lidt [{}]", in(reg) &pointer, options(nostack));
-        cpu::wrmsr(cpu::STAR, (gdt::KERNEL_DATA | 3) << 48 | gdt::KERNEL_CODE << 32);
+        cpu::wrmsr(
+            cpu::STAR,
+            (gdt::KERNEL_DATA | 3) << 48 | gdt::KERNEL_CODE << 32,
+        );
         cpu::wrmsr(cpu::LSTAR, syscall_entry as *const () as u64);
         cpu::wrmsr(cpu::SFMASK, 0x4_4700); // AC, NT, DF, IF, TF
     }
@@ -282,15 +302,39 @@ struct KernelFrame {
 extern "C" fn kernel_fault(frame: &KernelFrame) -> ! {
     panic!(
         "{} in the kernel: rip {:#x}, rsp {:#x}, error code {:#x}, cr2 {:#x}",
-        name(frame.vector), frame.rip, frame.rsp, frame.error, cpu::cr2()
+        name(frame.vector),
+        frame.rip,
+        frame.rsp,
+        frame.error,
+        cpu::cr2()
     );
 }
 
 /// An exception's mnemonic (SDM, "Exception and Interrupt Reference").
 pub fn name(vector: u64) -> &'static str {
     const NAMES: [&str; 22] = [
-        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "vector 9", "#TS", "#NP", "#SS", "#GP", "#PF",
-        "vector 15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
+        "#DE",
+        "#DB",
+        "NMI",
+        "#BP",
+        "#OF",
+        "#BR",
+        "#UD",
+        "#NM",
+        "#DF",
+        "vector 9",
+        "#TS",
+        "#NP",
+        "#SS",
+        "#GP",
+        "#PF",
+        "vector 15",
+        "#MF",
+        "#AC",
+        "#MC",
+        "#XM",
+        "#VE",
+        "#CP",
     ];
     NAMES.get(vector as usize).copied().unwrap_or("exception")
 }

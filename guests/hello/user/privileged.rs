@@ -44,7 +44,9 @@ fn show_outcome(instruction: &str, outcome: u64) {
                 14 => "#PF",
                 _ => "exception",
             };
-            print!("  {instruction:<20} {name} (vector {vector}, error code {error:#x}) delivered to the kernel\n");
+            print!(
+                "  {instruction:<20} {name} (vector {vector}, error code {error:#x}) delivered to the kernel\n"
+            );
         }
     }
 }
@@ -72,8 +74,20 @@ pub fn show(_: &str) {
         core::arch::asm!("sgdt [{}]", in(reg) gdt.as_mut_ptr(), options(nostack));
         core::arch::asm!("smsw {:r}", "str {:e}", out(reg) machine_status, out(reg) task, options(nostack));
     }
-    print!("  popf with IF = 0     IF was {}, is {}: ignored in silence\n", flags >> 9 & 1, after >> 9 & 1);
-    let base = u64::from_le_bytes([gdt[2], gdt[3], gdt[4], gdt[5], gdt[6], gdt[7], gdt[8], gdt[9]]);
-    print!("  sgdt                 base {base:#x}, limit {:#x}: the kernel's own\n", u16::from_le_bytes([gdt[0], gdt[1]]));
-    print!("  smsw, str            CR0 {:#x}, task register {task:#x}\n", machine_status & 0xffff_ffff);
+    print!(
+        "  popf with IF = 0     IF was {}, is {}: ignored in silence\n",
+        flags >> 9 & 1,
+        after >> 9 & 1
+    );
+    let base = u64::from_le_bytes([
+        gdt[2], gdt[3], gdt[4], gdt[5], gdt[6], gdt[7], gdt[8], gdt[9],
+    ]);
+    print!(
+        "  sgdt                 base {base:#x}, limit {:#x}: the kernel's own\n",
+        u16::from_le_bytes([gdt[0], gdt[1]])
+    );
+    print!(
+        "  smsw, str            CR0 {:#x}, task register {task:#x}\n",
+        machine_status & 0xffff_ffff
+    );
 }

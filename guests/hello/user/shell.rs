@@ -16,7 +16,9 @@ const PROMPT: &str = "moinho> ";
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
     print!("Type `help` for the commands.\n");
-    let mut keys = Keys { after_return: false };
+    let mut keys = Keys {
+        after_return: false,
+    };
     let mut line = [0; 200];
     loop {
         print!("{PROMPT}");

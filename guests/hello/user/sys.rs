@@ -10,13 +10,21 @@ mod freestanding;
 use core::arch::{asm, global_asm};
 use core::fmt;
 
-global_asm!(".globl _start", "_start:", "xor ebp, ebp", "call main", "ud2");
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "xor ebp, ebp",
+    "call main",
+    "ud2"
+);
 
 /// A system call; see `abi.rs`.
 pub fn call(number: u64, a: u64, b: u64, c: u64) -> u64 {
     let result;
     // SAFETY: the kernel checks every argument and keeps all registers but these.
-    unsafe { asm!("syscall", inout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, out("rcx") _, out("r11") _, options(nostack)) }
+    unsafe {
+        asm!("syscall", inout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, out("rcx") _, out("r11") _, options(nostack))
+    }
     result
 }
 
@@ -42,7 +50,10 @@ pub struct Output {
 impl Output {
     /// Empty.
     pub const fn new() -> Output {
-        Output { text: [0; 256], len: 0 }
+        Output {
+            text: [0; 256],
+            len: 0,
+        }
     }
 
     /// Hands the text to the kernel.
