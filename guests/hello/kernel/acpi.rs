@@ -180,11 +180,21 @@ fn aml_byte(at: u64) -> (u8, u64) {
 pub fn power_off(power: Option<&Power>) {
     if let Some(power) = power {
         power.off();
+        patience();
     }
     // SAFETY: the machine is meant to stop.
     unsafe {
-        out16(0x604, 0x2000); // PM1a_CNT of QEMU's and Moinho's boards, sleep type 0
+        out16(0x604, SLEEP_ENABLE); // PM1a_CNT of QEMU's and Moinho's boards, sleep type 0
+        patience();
         out8(0xf4, 0x10); // isa-debug-exit
+    }
+}
+
+/// A machine may take a moment to obey, and must not see the next means in between.
+fn patience() {
+    for _ in 0..200_000 {
+        // SAFETY: reading the system control port has no effect.
+        unsafe { in8(0x61) };
     }
 }
 
@@ -192,6 +202,7 @@ pub fn power_off(power: Option<&Power>) {
 pub fn reset(power: Option<&Power>) -> ! {
     if let Some(power) = power {
         power.reset();
+        patience();
     }
     // SAFETY: the machine is meant to start again.
     unsafe {

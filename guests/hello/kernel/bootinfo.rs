@@ -29,10 +29,11 @@ impl BootInfo {
             regions: 0,
             rsdp: 0,
         };
-        if magic == MULTIBOOT_MAGIC {
-            this.read_multiboot(info);
-        } else if info != 0 && read_physical::<u32>(info) == PVH_MAGIC {
+        // PVH leaves eax open, and qboot passes multiboot's magic in it: look at the structure first.
+        if info != 0 && read_physical::<u32>(info) == PVH_MAGIC {
             this.read_pvh(info);
+        } else if magic == MULTIBOOT_MAGIC {
+            this.read_multiboot(info);
         }
         if this.rsdp == 0 {
             this.rsdp = crate::acpi::search_rsdp().unwrap_or(0);

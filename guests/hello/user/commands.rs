@@ -24,6 +24,11 @@ const COMMANDS: &[Command] = &[
         "N: counts the primes up to N, to keep the processor busy (Ctrl-C stops)",
         primes,
     ),
+    (
+        "sleep",
+        "N: waits N ticks, a hundredth of a second each",
+        sleep,
+    ),
     ("echo", "TEXT: prints it", echo),
     (
         "fault",
@@ -81,6 +86,13 @@ fn help(_: &str) {
         print!("  {name:<9} {what}\n");
     }
     print!("Keys: backspace, Ctrl-U drops the line, Ctrl-C stops.\n");
+}
+
+fn sleep(text: &str) {
+    match number(text) {
+        Some(ticks) => drop_result(call(abi::SLEEP, ticks, 0, 0)),
+        None => print!("Say how many ticks: `sleep 100`.\n"),
+    }
 }
 
 fn echo(text: &str) {

@@ -1,4 +1,5 @@
 //! The reference machine: QEMU under TCG, driven through pipes and bounded in time.
+#![allow(dead_code)] // each test file uses its part
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
