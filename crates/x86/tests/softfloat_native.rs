@@ -628,6 +628,149 @@ fn vcvtps2ph_and_vcvtph2ps_are_the_processors() {
     }
 }
 
+// ---- SSE with unmasked exceptions: the processor's flags are read in a SIGFPE handler ----
+
+#[cfg(target_os = "linux")]
+mod unmasked {
+    use super::*;
+    use std::cell::Cell;
+    use std::ffi::{c_int, c_void};
+
+    thread_local! {
+        static AT_FAULT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// struct sigaction of the C library on x86-64.
+    #[repr(C)]
+    struct SigAction {
+        handler: extern "C" fn(c_int, *mut c_void, *mut c_void),
+        mask: [u64; 16],
+        flags: c_int,
+        restorer: usize,
+    }
+
+    unsafe extern "C" {
+        fn sigaction(signal: c_int, act: *const SigAction, old: *mut c_void) -> c_int;
+    }
+
+    /// Notes the flags, masks everything and lets the instruction run again.
+    extern "C" fn on_sigfpe(_: c_int, _: *mut c_void, ucontext: *mut c_void) {
+        unsafe {
+            // ucontext_t: uc_flags, uc_link, uc_stack (40 bytes), gregs (23 × 8), then fpregs; MXCSR is
+            // at byte 24 of the FXSAVE image.
+            let fpregs = *ucontext.cast::<u8>().add(224).cast::<*mut u8>();
+            let mxcsr = fpregs.add(24).cast::<u32>();
+            AT_FAULT.set(Some(*mxcsr & 0x3f));
+            *mxcsr |= 0x1f80;
+        }
+    }
+
+    fn install() {
+        const SIGFPE: c_int = 8;
+        const SA_SIGINFO: c_int = 4;
+        let act = SigAction { handler: on_sigfpe, mask: [0; 16], flags: SA_SIGINFO, restorer: 0 };
+        assert_eq!(unsafe { sigaction(SIGFPE, &act, std::ptr::null_mut()) }, 0);
+    }
+
+    fn mxcsr(r: &mut Random) -> u32 {
+        r.mxcsr() & !0x1f80 | (r.below(64) as u32) << 7
+    }
+
+    macro_rules! scalar {
+        ($test:ident, $t:ty, $insn:literal, $ours:expr) => {
+            #[test]
+            fn $test() {
+                install();
+                let mut r = Random::new();
+                let mut failures = Failures(Vec::new());
+                // A signal costs microseconds.
+                for _ in 0..cases() / 4 {
+                    let (a, csr) = (<$t>::random(&mut r), mxcsr(&mut r));
+                    let b: $t = related(&mut r, a, a as u64);
+                    AT_FAULT.set(None);
+                    let mut x = a.float();
+                    let sticky = with_mxcsr!(csr, concat!($insn, " {a}, {b}"), a = inout(xmm_reg) x, b = in(xmm_reg) b.float());
+                    let fault = AT_FAULT.get();
+                    let mut env = Env::from_mxcsr(csr);
+                    let f: fn($t, $t, &mut Env) -> u64 = $ours;
+                    let ours = f(a, b, &mut env);
+                    let native = (fault.is_some(), fault.unwrap_or(sticky), x.to_bits() as u64);
+                    let mine = (env.fault(), flags(&env), if env.fault() { native.2 } else { ours });
+                    if mine != native {
+                        failures.note(format!("{} {a:x}, {b:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}", $insn));
+                    }
+                    x = a.float();
+                    let _ = x;
+                }
+            }
+        };
+    }
+    scalar!(addss_faults_as_the_processor, u32, "addss", |a, b, e| sse::add(a, b, e) as u64);
+    scalar!(subsd_faults_as_the_processor, u64, "subsd", |a, b, e| sse::sub(a, b, e));
+    scalar!(mulss_faults_as_the_processor, u32, "mulss", |a, b, e| sse::mul(a, b, e) as u64);
+    scalar!(mulsd_faults_as_the_processor, u64, "mulsd", |a, b, e| sse::mul(a, b, e));
+    scalar!(divss_faults_as_the_processor, u32, "divss", |a, b, e| sse::div(a, b, e) as u64);
+    scalar!(divsd_faults_as_the_processor, u64, "divsd", |a, b, e| sse::div(a, b, e));
+    scalar!(sqrtss_faults_as_the_processor, u32, "sqrtss", |_, b, e| sse::sqrt(b, e) as u64);
+    scalar!(minsd_faults_as_the_processor, u64, "minsd", |a, b, e| sse::min(a, b, e));
+    scalar!(cvtsd2ss_faults_as_the_processor, u64, "cvtsd2ss", |a, b, e| a & !0xffff_ffff | sse::f64_to_f32(b, e) as u64);
+    scalar!(roundsd_faults_as_the_processor, u64, "roundsd {a}, {b}, 4 #", |_, b, e| sse::round_to_integral(b, e.rounding, false, e));
+
+    #[test]
+    fn vcvtps2ph_faults_as_the_processor() {
+        if !is_x86_feature_detected!("f16c") {
+            eprintln!("skipped: the processor has no F16C");
+            return;
+        }
+        install();
+        let mut r = Random::new();
+        let mut failures = Failures(Vec::new());
+        for _ in 0..cases() / 4 {
+            let csr = mxcsr(&mut r);
+            let mut a = r.f32();
+            if r.below(2) == 0 {
+                a = a & 0x807f_ffff | ((127 - 30 + r.below(50)) << 23) as u32;
+            }
+            AT_FAULT.set(None);
+            let x: f32;
+            let sticky = with_mxcsr!(csr, "vcvtps2ph {r}, {a}, 4", a = in(xmm_reg) a.float(), r = out(xmm_reg) x);
+            let fault = AT_FAULT.get();
+            let mut env = Env::from_mxcsr(csr);
+            let ours = sse::f32_to_f16(a, &mut env);
+            let native = (fault.is_some(), fault.unwrap_or(sticky), x.to_bits() as u16);
+            let mine = (env.fault(), flags(&env), if env.fault() { native.2 } else { ours });
+            if mine != native {
+                failures.note(format!("vcvtps2ph {a:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn divps_with_two_elements_faults_as_the_processor() {
+        install();
+        let mut r = Random::new();
+        let mut failures = Failures(Vec::new());
+        for _ in 0..cases() / 4 {
+            let csr = mxcsr(&mut r);
+            let a = [r.f32(), r.f32(), 0, 0];
+            let b = [r.f32(), r.f32(), 0x3f80_0000, 0x3f80_0000];
+            AT_FAULT.set(None);
+            let mut x = a;
+            let sticky = with_mxcsr!(csr, "movups {t}, [{x}]\nmovups {u}, [{b}]\ndivps {t}, {u}\nmovups [{x}], {t}",
+                t = out(xmm_reg) _, u = out(xmm_reg) _, x = in(reg) &mut x, b = in(reg) &b);
+            let fault = AT_FAULT.get();
+            let mut env = Env::from_mxcsr(csr);
+            let ours = [sse::div(a[0], b[0], &mut env), sse::div(a[1], b[1], &mut env), 0, 0];
+            env.finish_packed();
+            let native = (fault.is_some(), fault.unwrap_or(sticky), x);
+            let mine = (env.fault(), flags(&env), if env.fault() { x } else { ours });
+            if mine != native {
+                failures.note(format!("divps {a:x?}, {b:x?}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
+            }
+        }
+    }
+}
+
 // ---- x87 ----
 
 /// Runs an x87 instruction with ST(0) = a, ST(1) = b: the status word, then ST(0) and ST(1).

@@ -51,7 +51,7 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
         return Remainder::whole(a);
     }
     if y.is_infinite() {
-        return Remainder::whole(a);
+        return Remainder::whole(unchanged(a));
     }
 
     let distance = x.exp - y.exp;
@@ -114,6 +114,12 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
     }
 }
 
+/// `a` itself, but for a pseudo-denormal, which becomes the normal number that it is.
+fn unchanged(a: F80) -> F80 {
+    let pseudo_denormal = a.sign_exp & 0x7fff == 0 && a.significand >> 63 != 0;
+    F80 { sign_exp: a.sign_exp | pseudo_denormal as u16, ..a }
+}
+
 /// (−1)^sign × sig × 2^(exp−63), which is representable.
 fn exactly(sign: bool, exp: i32, sig: u128, env: &mut Env) -> F80 {
     match Exact::normalized(sign, exp + 64, sig) {
@@ -145,12 +151,14 @@ pub fn scale(a: F80, b: F80, env: &mut Env) -> F80 {
     if !denormal_operands(&x, &y, env) || x.class != Class::Finite {
         return a;
     }
+    if y.is_zero() {
+        return unchanged(a);
+    }
     // Beyond ±2^16 every number leaves the range, wrapped or not.
-    let by = match y.class {
-        Class::Zero => 0,
-        _ if y.exp < 0 => 0,
-        _ if y.exp > 16 => 1 << 17,
-        _ => (y.sig >> (63 - y.exp)) as i32,
+    let by = match y.exp {
+        ..0 => 0,
+        0..=16 => (y.sig >> (63 - y.exp)) as i32,
+        _ => 1 << 17,
     };
     let x = Exact {
         exp: x.exp + if y.sign { -by } else { by },

@@ -152,6 +152,9 @@ fn unchanged(u: &Unpacked, env: &mut Env) -> F80 {
 /// Below this exponent x² is lost against 1: sin, tan and arctan of x are x and a trifle.
 const TINY_EXPONENT: i32 = -64;
 
+/// Below this exponent processors give a cosine of 1 in all rounding modes.
+const TINY_COSINE_EXPONENT: i32 = -33;
+
 /// |x| = quadrant × π/2 + r with |r| ≤ π/4; the sign of x is not looked at.
 fn reduce(x: &Unpacked) -> (u32, Wide) {
     if x.exp < -4 {
@@ -230,6 +233,11 @@ fn sin_of(u: &Unpacked, env: &mut Env) -> F80 {
 }
 
 fn cos_of(u: &Unpacked, env: &mut Env) -> F80 {
+    if u.exp < TINY_COSINE_EXPONENT {
+        env.raise(Flags::PE);
+        env.c1 = false;
+        return F80::ONE;
+    }
     let (quadrant, r) = reduce(u);
     finish(sin_reduced(false, quadrant + 1, r), env)
 }
@@ -374,20 +382,12 @@ pub fn f2xm1(a: F80, env: &mut Env) -> F80 {
     finish(x.mul(polynomial(&EXPM1, x)), env)
 }
 
-/// log2 of m × 2^exp, where `m` is in [1, 2) and not 1 when `exp` is 0 or −1: nearly 1 counts as near 1.
-fn log2(u: &Unpacked) -> Wide {
-    let m = Wide {
-        sign: false,
-        exp: 0,
-        sig: (u.sig as u128) << 64,
-    };
-    // Above √2 take half of it, so that the logarithm of the rest is at most ½.
-    const SQRT_2: u64 = 0xB504_F333_F9DE_6484;
-    let (m, exp) = if u.sig > SQRT_2 {
-        (m.scaled(-1), u.exp + 1)
-    } else {
-        (m, u.exp)
-    };
+/// log2 of a positive number other than 1.
+fn log2(x: Wide) -> Wide {
+    // Above √2 take half of the significand, so that the logarithm of the rest is at most ½, and a
+    // number near 1 is near 1.
+    const SQRT_2: u128 = 0xB504_F333_F9DE_6484 << 64;
+    let (m, exp) = if x.sig > SQRT_2 { (Wide::new(-1, x.sig), x.exp + 1) } else { (Wide::new(0, x.sig), x.exp) };
     let s = m.sub(Wide::ONE).div(m.add(Wide::ONE));
     Wide::from_int(exp).add(log2_of_ratio(s))
 }
@@ -395,6 +395,15 @@ fn log2(u: &Unpacked) -> Wide {
 /// log2((1+s)/(1−s)) = 2 artanh s × log2 e.
 fn log2_of_ratio(s: Wide) -> Wide {
     s.mul(polynomial(&ARTANH, s.mul(s))).scaled(1).mul(LOG2_E)
+}
+
+/// y × the logarithm of a power of two, 2^exp. Processors get just below the product, inexact; but for
+/// exp > 0 they judge by the product itself at the very ends of the exponent range.
+fn times_integer(y: &Unpacked, exp: i32, env: &mut Env) -> F80 {
+    let product = Exact::product(y, &unpack_f80(from_i32(exp)));
+    let at_an_end = exp > 0 && product.sig == 1 << 127 && matches!(product.exp, 16384 | -16382);
+    let value = if at_an_end { Exact { sig: product.sig | 1, ..product } } else { product.below() };
+    rounded_to_64(value, env)
 }
 
 /// FYL2X: y × log2 x, x = ST(0), y = ST(1). IE for SNaN, unsupported, x < 0, 0 × ∞ in any guise;
@@ -431,13 +440,9 @@ pub fn yl2x(x: F80, y: F80, env: &mut Env) -> F80 {
         _ => {}
     }
     if x.sig << 1 == 0 {
-        // A power of two: the logarithm is an integer. Processors get just below the product, inexact.
-        return rounded_to_64(
-            Exact::product(&y, &unpack_f80(from_i32(x.exp))).below(),
-            env,
-        );
+        return times_integer(&y, x.exp, env);
     }
-    finish(log2(&x).mul(Wide::from_unpacked(&y)), env)
+    finish(log2(Wide::from_unpacked(&x)).mul(Wide::from_unpacked(&y)), env)
 }
 
 /// FYL2XP1: y × log2(x + 1), x = ST(0), y = ST(1). The SDM defines it for |x| ≤ 1 − √½; here it is
@@ -457,10 +462,6 @@ pub fn yl2xp1(x: F80, y: F80, env: &mut Env) -> F80 {
     if !denormal_operands(&x, &y, env) {
         return F80::ZERO;
     }
-    if up_to_minus_one {
-        env.raise(Flags::PE);
-        return x_pattern;
-    }
     let sign = x.sign != y.sign;
     if x.is_infinite() || y.is_infinite() {
         return infinity(sign);
@@ -468,19 +469,19 @@ pub fn yl2xp1(x: F80, y: F80, env: &mut Env) -> F80 {
     if x.is_zero() || y.is_zero() {
         return zero(sign);
     }
+    if up_to_minus_one {
+        env.raise(Flags::PE);
+        return x_pattern;
+    }
     let w = Wide::from_unpacked(&x);
     let logarithm = if x.exp < -1 {
         log2_of_ratio(w.div(w.add(Wide::from_int(2))))
     } else {
         let sum = Wide::ONE.add(w);
-        // At most 66 bits are significant while x is small; beyond, 64 do for an undefined result.
-        log2(&Unpacked {
-            sign: false,
-            class: Class::Finite,
-            exp: sum.exp,
-            sig: (sum.sig >> 64) as u64,
-            denormal: false,
-        })
+        if sum.sig << 1 == 0 {
+            return times_integer(&y, sum.exp, env);
+        }
+        log2(sum)
     };
     finish(logarithm.mul(Wide::from_unpacked(&y)), env)
 }

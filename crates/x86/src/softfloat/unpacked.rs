@@ -365,8 +365,10 @@ pub(super) fn round_to_u64(x: &Exact, rounding: Rounding) -> Option<(u64, bool, 
 /// What an unmasked overflow or underflow leaves behind.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unmasked {
-    /// Nothing, not even PE: SSE, and x87 stores to memory.
+    /// SSE: nothing, but PE is reported.
     NoResult,
+    /// x87 stores to memory: nothing, not even PE.
+    NoStore,
     /// x87 registers: the result with its exponent brought into range by 24576 (SDM 1, "Numeric
     /// Overflow Exception").
     Wrapped,
@@ -398,10 +400,10 @@ pub(super) fn round(
     if exp < format.emin() {
         if env.is_unmasked(Flags::UE) {
             env.raise(Flags::UE);
-            if unmasked == Unmasked::NoResult {
+            if unmasked == Unmasked::NoStore {
                 return Fields::zero(x.sign);
             }
-            if exp + WRAP < format.emin() {
+            if unmasked == Unmasked::Wrapped && exp + WRAP < format.emin() {
                 // Only FSCALE goes that far.
                 env.raise(Flags::PE);
                 return Fields::zero(x.sign);
@@ -410,7 +412,7 @@ pub(super) fn round(
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return normal(exp + WRAP);
+            return if unmasked == Unmasked::Wrapped { normal(exp + WRAP) } else { Fields::zero(x.sign) };
         }
         if env.ftz {
             env.raise(Flags::UE.union(Flags::PE));
@@ -432,10 +434,10 @@ pub(super) fn round(
     if exp > format.emax {
         env.raise(Flags::OE);
         if env.is_unmasked(Flags::OE) {
-            if unmasked == Unmasked::NoResult {
+            if unmasked == Unmasked::NoStore {
                 return Fields::infinity(format, x.sign);
             }
-            if exp - WRAP > format.emax {
+            if unmasked == Unmasked::Wrapped && exp - WRAP > format.emax {
                 env.raise(Flags::PE);
                 env.c1 = true;
                 return Fields::infinity(format, x.sign);
@@ -444,7 +446,7 @@ pub(super) fn round(
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return normal(exp - WRAP);
+            return if unmasked == Unmasked::Wrapped { normal(exp - WRAP) } else { Fields::infinity(format, x.sign) };
         }
         env.raise(Flags::PE);
         let to_infinity = rounds_up(rounding, x.sign, true, true, true);

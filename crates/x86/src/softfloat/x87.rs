@@ -286,7 +286,7 @@ fn store(a: F80, to: Format, env: &mut Env) -> u64 {
         Class::Infinity => Fields::infinity(to, u.sign),
         Class::Zero => Fields::zero(u.sign),
         // A denormal operand raises no DE here (SDM 2, FST).
-        Class::Finite => round(to, to.precision, u.exact(), Unmasked::NoResult, env),
+        Class::Finite => round(to, to.precision, u.exact(), Unmasked::NoStore, env),
     };
     fields.pack(to)
 }
