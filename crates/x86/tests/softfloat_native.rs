@@ -1236,6 +1236,11 @@ fn ulps(a: F80, b: F80) -> Option<u128> {
     }
 }
 
+/// At the border of the normal numbers.
+fn at_an_end(f: F80) -> bool {
+    matches!((f.sign_exp & 0x7fff, f.significand), (0, 0x7fff_ffff_ffff_ffff) | (1 | 0x7fff, 0x8000_0000_0000_0000) | (0x7ffe, u64::MAX))
+}
+
 struct Pushed {
     st0: F80,
     st1: F80,
@@ -1267,7 +1272,15 @@ macro_rules! transcendental {
                     None => (a, true),
                 };
                 let distance = ulps(ours, st0);
-                if c2 != (sw & 0x400 != 0) || env.flags.bits() as u16 != sw & 0x3f || distance.is_none_or(|d| d > 1) {
+                // A unit in the last place can decide over overflow and underflow.
+                let mut flags_differ = env.flags.bits() as u16 ^ sw & 0x3f;
+                if at_an_end(ours) || at_an_end(st0) {
+                    if flags_differ & 0x18 != 0 && cw & 0x18 != 0x18 {
+                        continue;
+                    }
+                    flags_differ &= !0x18;
+                }
+                if c2 != (sw & 0x400 != 0) || flags_differ != 0 || distance.is_none_or(|d| d > 1) {
                     failures.note(format!("{} {a:x?}, {b:x?} FCW {cw:x}: ours {ours:x?} {:x?} native {st0:x?} {:x?} C2 {}", $insn, our_status(&env), status(sw), sw & 0x400 != 0));
                 }
                 off_by_one += (distance == Some(1)) as u64;

@@ -659,7 +659,12 @@ pub fn f16_to_f32(a: u16, env: &mut Env) -> u32 {
 /// IE for SNaN, DE, OE, UE, PE.
 pub fn f32_to_f16(a: u32, env: &mut Env) -> u16 {
     let ftz = core::mem::replace(&mut env.ftz, false);
-    let r = convert(open(a, env), F16_FORMAT, env) as u16;
+    let u = open(a, env);
+    let r = convert(u, F16_FORMAT, env) as u16;
     env.ftz = ftz;
+    // Seen on processors: with UE unmasked a denormal operand counts as inexact.
+    if u.denormal && env.is_unmasked(Flags::UE) && !env.is_unmasked(Flags::DE) {
+        env.raise(Flags::PE);
+    }
     r
 }

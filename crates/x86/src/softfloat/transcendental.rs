@@ -137,15 +137,14 @@ fn finish(w: Wide, env: &mut Env) -> F80 {
     }
 }
 
-/// x for a function that differs from it by less than can be told: x in all rounding modes, as
-/// processors give it, with PE, and UE if it is tiny.
-fn unchanged(u: &Unpacked, env: &mut Env) -> F80 {
-    let r = rounded_to_64(u.exact(), env);
-    env.raise(if u.exp < -16382 {
-        Flags::UE.union(Flags::PE)
-    } else {
-        Flags::PE
-    });
+/// x for a function that differs from it by less than can be told: if x has 64 bits, x in all rounding
+/// modes, as processors give it, with PE, and UE if it is tiny.
+fn unchanged(x: Exact, env: &mut Env) -> F80 {
+    if x.sig as u64 != 0 {
+        return rounded_to_64(x, env);
+    }
+    let r = rounded_to_64(x, env);
+    env.raise(if x.exp < -16382 { Flags::UE.union(Flags::PE) } else { Flags::PE });
     r
 }
 
@@ -226,7 +225,7 @@ fn argument(a: F80, env: &mut Env) -> Argument {
 
 fn sin_of(u: &Unpacked, env: &mut Env) -> F80 {
     if u.exp < TINY_EXPONENT {
-        return unchanged(u, env);
+        return unchanged(u.exact(), env);
     }
     let (quadrant, r) = reduce(u);
     finish(sin_reduced(u.sign, quadrant, r), env)
@@ -283,7 +282,7 @@ pub fn tan(a: F80, env: &mut Env) -> Option<F80> {
         Argument::Zero => Some(a),
         Argument::Number(u) => {
             if u.exp < TINY_EXPONENT {
-                return Some(unchanged(&u, env));
+                return Some(unchanged(u.exact(), env));
             }
             let (quadrant, r) = reduce(&u);
             let (sine, cosine) = (
@@ -319,15 +318,7 @@ pub fn atan(y: F80, x: F80, env: &mut Env) -> F80 {
             );
             let steep = (a.exp, a.sig) > (b.exp, b.sig);
             if !steep && !x.sign && y.exp - x.exp < TINY_EXPONENT {
-                let quotient = Exact::quotient(&y, &x);
-                return rounded_to_64(
-                    Exact {
-                        sign: y.sign,
-                        sig: quotient.sig | 1,
-                        ..quotient
-                    },
-                    env,
-                );
+                return unchanged(Exact { sign: y.sign, ..Exact::quotient(&y, &x) }, env);
             }
             let angle = if steep {
                 PI.scaled(-1).sub(arctan(b.div(a)))
