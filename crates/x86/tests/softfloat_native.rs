@@ -668,7 +668,12 @@ mod unmasked {
     fn install() {
         const SIGFPE: c_int = 8;
         const SA_SIGINFO: c_int = 4;
-        let act = SigAction { handler: on_sigfpe, mask: [0; 16], flags: SA_SIGINFO, restorer: 0 };
+        let act = SigAction {
+            handler: on_sigfpe,
+            mask: [0; 16],
+            flags: SA_SIGINFO,
+            restorer: 0,
+        };
         assert_eq!(unsafe { sigaction(SIGFPE, &act, std::ptr::null_mut()) }, 0);
     }
 
@@ -705,16 +710,54 @@ mod unmasked {
             }
         };
     }
-    scalar!(addss_faults_as_the_processor, u32, "addss", |a, b, e| sse::add(a, b, e) as u64);
-    scalar!(subsd_faults_as_the_processor, u64, "subsd", |a, b, e| sse::sub(a, b, e));
-    scalar!(mulss_faults_as_the_processor, u32, "mulss", |a, b, e| sse::mul(a, b, e) as u64);
-    scalar!(mulsd_faults_as_the_processor, u64, "mulsd", |a, b, e| sse::mul(a, b, e));
-    scalar!(divss_faults_as_the_processor, u32, "divss", |a, b, e| sse::div(a, b, e) as u64);
-    scalar!(divsd_faults_as_the_processor, u64, "divsd", |a, b, e| sse::div(a, b, e));
-    scalar!(sqrtss_faults_as_the_processor, u32, "sqrtss", |_, b, e| sse::sqrt(b, e) as u64);
-    scalar!(minsd_faults_as_the_processor, u64, "minsd", |a, b, e| sse::min(a, b, e));
-    scalar!(cvtsd2ss_faults_as_the_processor, u64, "cvtsd2ss", |a, b, e| a & !0xffff_ffff | sse::f64_to_f32(b, e) as u64);
-    scalar!(roundsd_faults_as_the_processor, u64, "roundsd {a}, {b}, 4 #", |_, b, e| sse::round_to_integral(b, e.rounding, false, e));
+    scalar!(
+        addss_faults_as_the_processor,
+        u32,
+        "addss",
+        |a, b, e| sse::add(a, b, e) as u64
+    );
+    scalar!(subsd_faults_as_the_processor, u64, "subsd", |a, b, e| {
+        sse::sub(a, b, e)
+    });
+    scalar!(
+        mulss_faults_as_the_processor,
+        u32,
+        "mulss",
+        |a, b, e| sse::mul(a, b, e) as u64
+    );
+    scalar!(mulsd_faults_as_the_processor, u64, "mulsd", |a, b, e| {
+        sse::mul(a, b, e)
+    });
+    scalar!(
+        divss_faults_as_the_processor,
+        u32,
+        "divss",
+        |a, b, e| sse::div(a, b, e) as u64
+    );
+    scalar!(divsd_faults_as_the_processor, u64, "divsd", |a, b, e| {
+        sse::div(a, b, e)
+    });
+    scalar!(
+        sqrtss_faults_as_the_processor,
+        u32,
+        "sqrtss",
+        |_, b, e| sse::sqrt(b, e) as u64
+    );
+    scalar!(minsd_faults_as_the_processor, u64, "minsd", |a, b, e| {
+        sse::min(a, b, e)
+    });
+    scalar!(
+        cvtsd2ss_faults_as_the_processor,
+        u64,
+        "cvtsd2ss",
+        |a, b, e| a & !0xffff_ffff | sse::f64_to_f32(b, e) as u64
+    );
+    scalar!(
+        roundsd_faults_as_the_processor,
+        u64,
+        "roundsd {a}, {b}, 4 #",
+        |_, b, e| sse::round_to_integral(b, e.rounding, false, e)
+    );
 
     #[test]
     fn vcvtps2ph_faults_as_the_processor() {
@@ -738,9 +781,15 @@ mod unmasked {
             let mut env = Env::from_mxcsr(csr);
             let ours = sse::f32_to_f16(a, &mut env);
             let native = (fault.is_some(), fault.unwrap_or(sticky), x.to_bits() as u16);
-            let mine = (env.fault(), flags(&env), if env.fault() { native.2 } else { ours });
+            let mine = (
+                env.fault(),
+                flags(&env),
+                if env.fault() { native.2 } else { ours },
+            );
             if mine != native {
-                failures.note(format!("vcvtps2ph {a:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
+                failures.note(format!(
+                    "vcvtps2ph {a:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"
+                ));
             }
         }
     }
@@ -760,12 +809,19 @@ mod unmasked {
                 t = out(xmm_reg) _, u = out(xmm_reg) _, x = in(reg) &mut x, b = in(reg) &b);
             let fault = AT_FAULT.get();
             let mut env = Env::from_mxcsr(csr);
-            let ours = [sse::div(a[0], b[0], &mut env), sse::div(a[1], b[1], &mut env), 0, 0];
+            let ours = [
+                sse::div(a[0], b[0], &mut env),
+                sse::div(a[1], b[1], &mut env),
+                0,
+                0,
+            ];
             env.finish_packed();
             let native = (fault.is_some(), fault.unwrap_or(sticky), x);
             let mine = (env.fault(), flags(&env), if env.fault() { x } else { ours });
             if mine != native {
-                failures.note(format!("divps {a:x?}, {b:x?}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
+                failures.note(format!(
+                    "divps {a:x?}, {b:x?}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"
+                ));
             }
         }
     }
@@ -1238,7 +1294,10 @@ fn ulps(a: F80, b: F80) -> Option<u128> {
 
 /// At the border of the normal numbers.
 fn at_an_end(f: F80) -> bool {
-    matches!((f.sign_exp & 0x7fff, f.significand), (0, 0x7fff_ffff_ffff_ffff) | (1 | 0x7fff, 0x8000_0000_0000_0000) | (0x7ffe, u64::MAX))
+    matches!(
+        (f.sign_exp & 0x7fff, f.significand),
+        (0, 0x7fff_ffff_ffff_ffff) | (1 | 0x7fff, 0x8000_0000_0000_0000) | (0x7ffe, u64::MAX)
+    )
 }
 
 struct Pushed {

@@ -144,7 +144,11 @@ fn unchanged(x: Exact, env: &mut Env) -> F80 {
         return rounded_to_64(x, env);
     }
     let r = rounded_to_64(x, env);
-    env.raise(if x.exp < -16382 { Flags::UE.union(Flags::PE) } else { Flags::PE });
+    env.raise(if x.exp < -16382 {
+        Flags::UE.union(Flags::PE)
+    } else {
+        Flags::PE
+    });
     r
 }
 
@@ -318,7 +322,13 @@ pub fn atan(y: F80, x: F80, env: &mut Env) -> F80 {
             );
             let steep = (a.exp, a.sig) > (b.exp, b.sig);
             if !steep && !x.sign && y.exp - x.exp < TINY_EXPONENT {
-                return unchanged(Exact { sign: y.sign, ..Exact::quotient(&y, &x) }, env);
+                return unchanged(
+                    Exact {
+                        sign: y.sign,
+                        ..Exact::quotient(&y, &x)
+                    },
+                    env,
+                );
             }
             let angle = if steep {
                 PI.scaled(-1).sub(arctan(b.div(a)))
@@ -378,7 +388,11 @@ fn log2(x: Wide) -> Wide {
     // Above √2 take half of the significand, so that the logarithm of the rest is at most ½, and a
     // number near 1 is near 1.
     const SQRT_2: u128 = 0xB504_F333_F9DE_6484 << 64;
-    let (m, exp) = if x.sig > SQRT_2 { (Wide::new(-1, x.sig), x.exp + 1) } else { (Wide::new(0, x.sig), x.exp) };
+    let (m, exp) = if x.sig > SQRT_2 {
+        (Wide::new(-1, x.sig), x.exp + 1)
+    } else {
+        (Wide::new(0, x.sig), x.exp)
+    };
     let s = m.sub(Wide::ONE).div(m.add(Wide::ONE));
     Wide::from_int(exp).add(log2_of_ratio(s))
 }
@@ -393,7 +407,14 @@ fn log2_of_ratio(s: Wide) -> Wide {
 fn times_integer(y: &Unpacked, exp: i32, env: &mut Env) -> F80 {
     let product = Exact::product(y, &unpack_f80(from_i32(exp)));
     let at_an_end = exp > 0 && product.sig == 1 << 127 && matches!(product.exp, 16384 | -16382);
-    let value = if at_an_end { Exact { sig: product.sig | 1, ..product } } else { product.below() };
+    let value = if at_an_end {
+        Exact {
+            sig: product.sig | 1,
+            ..product
+        }
+    } else {
+        product.below()
+    };
     rounded_to_64(value, env)
 }
 
@@ -433,7 +454,10 @@ pub fn yl2x(x: F80, y: F80, env: &mut Env) -> F80 {
     if x.sig << 1 == 0 {
         return times_integer(&y, x.exp, env);
     }
-    finish(log2(Wide::from_unpacked(&x)).mul(Wide::from_unpacked(&y)), env)
+    finish(
+        log2(Wide::from_unpacked(&x)).mul(Wide::from_unpacked(&y)),
+        env,
+    )
 }
 
 /// FYL2XP1: y × log2(x + 1), x = ST(0), y = ST(1). The SDM defines it for |x| ≤ 1 − √½; here it is

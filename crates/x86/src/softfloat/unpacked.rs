@@ -412,7 +412,11 @@ pub(super) fn round(
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return if unmasked == Unmasked::Wrapped { normal(exp + WRAP) } else { Fields::zero(x.sign) };
+            return if unmasked == Unmasked::Wrapped {
+                normal(exp + WRAP)
+            } else {
+                Fields::zero(x.sign)
+            };
         }
         if env.ftz {
             env.raise(Flags::UE.union(Flags::PE));
@@ -446,7 +450,11 @@ pub(super) fn round(
                 env.raise(Flags::PE);
             }
             env.c1 = up;
-            return if unmasked == Unmasked::Wrapped { normal(exp - WRAP) } else { Fields::infinity(format, x.sign) };
+            return if unmasked == Unmasked::Wrapped {
+                normal(exp - WRAP)
+            } else {
+                Fields::infinity(format, x.sign)
+            };
         }
         env.raise(Flags::PE);
         let to_infinity = rounds_up(rounding, x.sign, true, true, true);
