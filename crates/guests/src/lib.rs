@@ -11,7 +11,7 @@
 /// - multiboot 1: by the header within the first 8 KiB, whose address fields spare a loader the ELF64.
 /// - A loader that enters an ELF at `e_entry` in 32-bit protected mode, as the two above do.
 ///
-/// It is loaded at 1 MiB, and wants 8 MiB of RAM, a PIC, a PIT and a 16550 UART at 0x3f8 with IRQ 4. Its console
+/// It is loaded at 1 MiB, and wants 4 MiB of RAM, a PIC, a PIT and a 16550 UART at 0x3f8 with IRQ 4. Its console
 /// is that UART; its prompt is `moinho> `.
 pub static BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/built_in"));
 

@@ -4,6 +4,8 @@ mod reference;
 
 use guests::{CODE_SUCCESS, Kind, PROGRAMS, REAL16_ADDRESS, program};
 use reference::Reference;
+use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn every_program_passes_on_the_reference_machine() {
@@ -36,4 +38,94 @@ fn a_program_is_found_by_name_and_its_directives_are_read() {
         "below the library's tables"
     );
     assert!(program("nonsense").is_none());
+}
+
+/// Assembles a program in `mode` the way `build.rs` does.
+fn assemble(name: &str, mode: &str, body: &str) -> Vec<u8> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = |extension: &str| directory.join(format!("{name}.{extension}"));
+    let source = format!(".include \"lib.inc\"\nprogram_pvh32\n{mode}\n{body}\ndone\n");
+    std::fs::write(file("S"), source).unwrap();
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/programs");
+    let mut cc = Command::new(std::env::var("CC").unwrap_or("cc".into()));
+    cc.args(["-m64", "-c", "-x", "assembler", "-I"])
+        .arg(programs)
+        .arg(file("S"))
+        .arg("-o")
+        .arg(file("o"));
+    assert!(cc.status().unwrap().success());
+    let mut ld = Command::new(std::env::var("LD").unwrap_or("ld".into()));
+    ld.args([
+        "-m",
+        "elf_x86_64",
+        "-N",
+        "--no-warn-rwx-segments",
+        "-e",
+        "start",
+        "-Ttext",
+        "0x100000",
+        "-s",
+    ]);
+    assert!(
+        ld.arg(file("o"))
+            .arg("-o")
+            .arg(file("img"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    std::fs::read(file("img")).unwrap()
+}
+
+#[test]
+fn a_check_that_fails_is_reported_with_its_number_in_both_wide_modes() {
+    for mode in ["", "enter_long64"] {
+        for (case, body, code, text) in [
+            (
+                0,
+                "mov eax, 5\nexpect eax, 5\nexpect eax, 6",
+                2,
+                "FAIL check 2: expect eax, 6, got 5",
+            ),
+            (
+                1,
+                "expect_fault 13, 0, \"nop\"",
+                1,
+                "FAIL check 1: nop: no exception",
+            ),
+            (
+                2,
+                "expect_fault 13, 0, \"ud2\"",
+                1,
+                "vector 6, error code 0",
+            ),
+            (3, "xor eax, eax\nexpect_flags 0x41, 1", 1, "got 40"),
+            (4, "nop\nud2", 0x7f, "UNEXPECTED exception: vector 6"),
+            (5, "fail", 1, "must not come here"),
+        ] {
+            let image = assemble(&format!("failing-{case}{mode}"), mode, body);
+            let Some(machine) = Reference::start(&image, false, &[]) else {
+                return;
+            };
+            let (status, said) = machine.finish();
+            assert_eq!(status, Some(2 * code + 1), "{mode} {body}: {said}");
+            // Numbers are printed with all their zeros, which differ by mode.
+            let plain = said
+                .replace("0x", "")
+                .split(' ')
+                .map(without_zeros)
+                .collect::<Vec<_>>()
+                .join(" ");
+            assert!(plain.contains(text), "{mode} {body}: {plain}");
+        }
+    }
+}
+
+fn without_zeros(word: &str) -> &str {
+    let plain = word.trim_start_matches('0');
+    if plain.starts_with(|c: char| c.is_ascii_hexdigit()) || plain.len() == word.len() {
+        plain
+    } else {
+        &word[word.len() - plain.len() - 1..]
+    }
 }

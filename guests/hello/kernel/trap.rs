@@ -13,7 +13,8 @@
 //! How it is done: the TSS makes the processor push its frame right into the end of the running task's
 //! `Context`; the stub pushes the other registers below it, and the context is complete. An interrupt that
 //! comes in ring 0 can only come inside `idle`: its frame is dropped and `idle` returns the vector. An
-//! exception in ring 0 is a bug of the kernel: panic.
+//! exception in ring 0 is a bug of the kernel: panic. So is a double fault anywhere, and an NMI, which nothing on
+//! this machine should send.
 
 use crate::cpu;
 use crate::gdt::{self, Global, TablePointer};
@@ -32,7 +33,6 @@ pub const PAGE_FAULT: u64 = 14;
 pub struct Context {
     /// r15, r14, r13, r12, r11, r10, r9, r8.
     pub r15_to_r8: [u64; 8],
-    /// Second argument... the names say it.
     pub rdi: u64,
     pub rsi: u64,
     pub rbp: u64,
@@ -116,7 +116,11 @@ trap_stubs:                                   # 48 stubs of 16 bytes: exceptions
     push 0                                    # no error code from the processor: keep the frame uniform
     .endif
     push vector
+    .if vector == 2 || vector == 8            # NMI, double fault: on the emergency stack, and the end
+    jmp die
+    .else
     jmp trap
+    .endif
     .set vector, vector + 1
     .endr
 
@@ -169,7 +173,9 @@ trap_in_kernel:
     jb 2f
     mov rax, [rsp]
     jmp leave_to_kernel
-2:  mov rdi, rsp
+2:
+die:
+    mov rdi, rsp
     and rsp, -16
     cld
     call kernel_fault
@@ -301,8 +307,9 @@ struct KernelFrame {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_fault(frame: &KernelFrame) -> ! {
     panic!(
-        "{} in the kernel: rip {:#x}, rsp {:#x}, error code {:#x}, cr2 {:#x}",
+        "{} in ring {}: rip {:#x}, rsp {:#x}, error code {:#x}, cr2 {:#x}",
         name(frame.vector),
+        frame.cs & 3,
         frame.rip,
         frame.rsp,
         frame.error,
