@@ -37,6 +37,8 @@ const HDRS: u32 = 0x5372_6448;
 const LOADED_HIGH: u8 = 1 << 0;
 const CAN_USE_HEAP: u8 = 1 << 7;
 const XLF_KERNEL_64: u16 = 1 << 0;
+/// The 64-bit entry, from the start of the protected-mode kernel.
+const ENTRY_64: u64 = 0x200;
 /// Undefined boot loader.
 const LOADER: u8 = 0xff;
 
@@ -132,6 +134,15 @@ impl<'a> Setup<'a> {
         let cmdline_size = u64::from(header.u32(CMDLINE_SIZE).ok_or_else(cut)?);
         let is_64 =
             version >= 0x20c && header.u16(XLOADFLAGS).ok_or_else(cut)? & XLF_KERNEL_64 != 0;
+        if is_64 && payload.len() <= ENTRY_64 as usize {
+            return Err(BootError::Invalid {
+                field: "xloadflags",
+                why: format!(
+                    "a 64-bit entry at {ENTRY_64:#x}, the kernel has {} bytes",
+                    payload.len()
+                ),
+            });
+        }
         let relocatable = header.u8(RELOCATABLE_KERNEL).ok_or_else(cut)? != 0;
         let alignment = u64::from(header.u32(KERNEL_ALIGNMENT).ok_or_else(cut)?);
         if relocatable && !alignment.is_power_of_two() {
@@ -231,7 +242,7 @@ pub(super) fn load_vmlinux(cx: &Loading<'_>, elf: &Elf<'_>) -> Result<Entry, Boo
     // COMMAND_LINE_SIZE of x86 Linux, without the zero.
     finish_zero_page(cx, &mut zero_page, initrd, 2047)?;
     let bzimage_entry = if elf.is_64 {
-        entry.wrapping_sub(0x200)
+        entry.wrapping_sub(ENTRY_64)
     } else {
         entry
     };
@@ -274,7 +285,7 @@ fn enter(cx: &Loading<'_>, is_64: bool, kernel: u64) -> Result<Entry, BootError>
             state,
         });
     }
-    let mut state = cx.state(Mode::Long64, kernel.wrapping_add(0x200))?;
+    let mut state = cx.state(Mode::Long64, kernel.wrapping_add(ENTRY_64))?;
     state.rsi = ZERO_PAGE;
     state.cr3 = Some(put_page_tables(cx)?);
     Ok(Entry {

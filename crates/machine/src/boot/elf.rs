@@ -225,29 +225,22 @@ impl<'a> Elf<'a> {
     /// The physical address of `entry`, which may be virtual (then its segment says) or physical
     /// already; an error if no loaded segment holds it.
     pub fn physical_entry(&self, entry: u64) -> Result<u64, BootError> {
-        let loads = || self.segments.iter().filter(|s| s.kind == PT_LOAD);
-        let by_vaddr = loads()
+        let mut loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
+        let by_vaddr = loads
             .find(|s| entry.wrapping_sub(s.vaddr) < s.memory_size)
             .map(|s| s.paddr.wrapping_add(entry.wrapping_sub(s.vaddr)));
         let physical = by_vaddr.unwrap_or(entry);
-        if loads().any(|s| physical.wrapping_sub(s.paddr) < s.memory_size) {
-            Ok(physical)
-        } else {
-            Err(BootError::Invalid {
-                field: "entry point",
-                why: format!("{entry:#x} is in no loaded segment"),
-            })
-        }
+        self.check_entry("entry point", physical)
     }
 
-    /// As [`Self::physical_entry`] for an address known to be physical.
-    pub fn check_physical_entry(&self, entry: u64) -> Result<u64, BootError> {
+    /// An entry point that is physical already; `field` is where it comes from.
+    pub fn check_entry(&self, field: &'static str, entry: u64) -> Result<u64, BootError> {
         let mut loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
         if loads.any(|s| entry.wrapping_sub(s.paddr) < s.memory_size) {
             Ok(entry)
         } else {
             Err(BootError::Invalid {
-                field: "XEN_ELFNOTE_PHYS32_ENTRY",
+                field,
                 why: format!("{entry:#x} is in no loaded segment"),
             })
         }

@@ -209,11 +209,6 @@ fn unknown(file: &[u8]) -> BootError {
         ("a bzip2 file".into(), unpack)
     } else if starts(&[0x02, 0x21, 0x4c, 0x18]) || starts(&[0x04, 0x22, 0x4d, 0x18]) {
         ("an lz4 file".into(), unpack)
-    } else if starts(&[0x7f, b'E', b'L', b'F']) {
-        (
-            "an ELF file, cut off in its header".into(),
-            "is the download complete?",
-        )
     } else if bytes.u32(0x38) == Some(0x644d_5241) {
         (
             "a Linux Image for aarch64".into(),

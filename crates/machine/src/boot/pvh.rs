@@ -39,7 +39,7 @@ pub(super) fn find_entry(elf: &Elf<'_>) -> Result<Option<u64>, BootError> {
 /// Loads `elf` and enters it at `entry`.
 pub(super) fn load(cx: &Loading<'_>, elf: &Elf<'_>, entry: u64) -> Result<Entry, BootError> {
     let end = elf.load(cx)?;
-    let entry = elf.check_physical_entry(entry)?;
+    let entry = elf.check_entry("XEN_ELFNOTE_PHYS32_ENTRY", entry)?;
     let modules = cx.put_modules(end)?;
     let command_line = cx.put_command_line("", u64::MAX)?;
     let e820 = cx.layout.e820();

@@ -658,3 +658,20 @@ fn boot_of_a_real_kernel_if_one_is_given() {
     let entry = boot_in(&machine(256), &kernel, &[], "console=ttyS0").unwrap();
     println!("{entry:#x?}");
 }
+
+/// Writes the images as a seed corpus: `MOINHO_CORPUS=fuzz/corpus/bzimage cargo test …`.
+#[test]
+fn boot_images_become_a_fuzz_corpus_if_a_directory_is_named() {
+    let Ok(dir) = std::env::var("MOINHO_CORPUS") else {
+        return;
+    };
+    std::fs::create_dir_all(&dir).unwrap();
+    let kernel = Seg {
+        vaddr: 0xffff_ffff_8100_0000,
+        ..load_segment(0x20_0000, b"startup", 0x1000)
+    };
+    let vmlinux = elf(true, 0x20_0000, &[kernel]);
+    for (i, image) in images().into_iter().chain([vmlinux]).enumerate() {
+        std::fs::write(std::format!("{dir}/image-{i}"), image).unwrap();
+    }
+}
