@@ -13,7 +13,7 @@ mod msix;
 pub use bridge::{HostBridge, IsaBridge};
 pub use bus::{PciBuildError, PciBus, PciLayout};
 pub use config::{BarKind, ConfigSpace};
-pub use msix::Msix;
+pub use msix::{Msix, MsixState};
 
 use crate::{Context, Inspector, LoadError};
 use alloc::vec::Vec;

@@ -1,0 +1,167 @@
+//! A console (virtio 1.2, "Console Device") on a [`Stream`]: one port, its window size, the
+//! emergency write. Several ports (MULTIPORT) are not offered.
+//!
+//! Input is taken from the stream only when the guest has a buffer for it, output is given back
+//! to the guest only when the stream has taken it all: neither side loses bytes.
+
+use super::{Broken, DeviceIo, RingError, VirtioDevice, config_bytes};
+use crate::backend::Stream;
+use crate::{Inspector, LoadError, load_state, save_state};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+const F_SIZE: u64 = 1;
+const F_EMERG_WRITE: u64 = 1 << 2;
+const EMERG_WR: u64 = 8;
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const QUEUE_SIZE: u16 = 64;
+/// Bytes moved at once.
+const PIECE: usize = 4096;
+
+/// A virtio console.
+pub struct Console {
+    stream: Box<dyn Stream>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct State {
+    /// Columns and rows, as last told to the driver.
+    window: (u16, u16),
+    /// Bytes of the chain at the head of the transmit queue that the stream has taken.
+    sent: u64,
+}
+
+impl Console {
+    /// A console whose other end is `stream`.
+    pub fn new(stream: Box<dyn Stream>) -> Console {
+        let state = State {
+            window: stream.window().unwrap_or((0, 0)),
+            sent: 0,
+        };
+        Console { stream, state }
+    }
+
+    fn receive(&mut self, io: &mut DeviceIo<'_>) -> Result<(), RingError> {
+        let q = &mut io.queues[RECEIVE];
+        for _ in 0..QUEUE_SIZE {
+            let Some(chain) = q.pop(io.memory)? else {
+                return Ok(());
+            };
+            let room = chain.writable_len().min(PIECE as u64) as usize;
+            if room == 0 {
+                return Err(chain.malformed("has no room for input"));
+            }
+            let mut piece = [0; PIECE];
+            let n = self.stream.receive(&mut piece[..room]).min(room);
+            if n == 0 {
+                q.put_back();
+                return Ok(());
+            }
+            chain.write(io.memory, 0, &piece[..n])?;
+            q.push_used(io.memory, chain.head, n as u32)?;
+        }
+        io.more = true;
+        Ok(())
+    }
+
+    fn transmit(&mut self, io: &mut DeviceIo<'_>) -> Result<(), RingError> {
+        let q = &mut io.queues[TRANSMIT];
+        for _ in 0..QUEUE_SIZE {
+            let Some(chain) = q.pop(io.memory)? else {
+                return Ok(());
+            };
+            let mut piece = [0; PIECE];
+            loop {
+                let n = chain.read(io.memory, self.state.sent, &mut piece)?;
+                if n == 0 {
+                    break;
+                }
+                let taken = self.stream.send(&piece[..n]).min(n);
+                self.state.sent += taken as u64;
+                if taken == 0 {
+                    q.put_back();
+                    return Ok(());
+                }
+            }
+            self.state.sent = 0;
+            q.push_used(io.memory, chain.head, 0)?;
+        }
+        io.more = true;
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Console {
+    fn name(&self) -> &'static str {
+        "virtio-console"
+    }
+    fn id(&self) -> u16 {
+        3
+    }
+    fn class(&self) -> u32 {
+        0x07_80_00
+    }
+    fn features(&self) -> u64 {
+        F_SIZE | F_EMERG_WRITE
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; 2]
+    }
+
+    fn config_read(&self, offset: u64, into: &mut [u8]) {
+        let mut config = [0; 12];
+        config[..2].copy_from_slice(&self.state.window.0.to_le_bytes());
+        config[2..4].copy_from_slice(&self.state.window.1.to_le_bytes());
+        // max_nr_ports, for drivers that look without MULTIPORT.
+        config[4] = 1;
+        config_bytes(&config, offset, into);
+    }
+
+    fn config_write(&mut self, _io: &mut DeviceIo<'_>, offset: u64, from: &[u8]) {
+        if offset == EMERG_WR && !from.is_empty() {
+            // Best effort by its nature: the guest has no other way to speak.
+            self.stream.send(&from[..1]);
+        }
+    }
+
+    fn notify(&mut self, io: &mut DeviceIo<'_>, queue: u16) -> Result<(), Broken> {
+        let result = if usize::from(queue) == RECEIVE {
+            self.receive(io)
+        } else {
+            self.transmit(io)
+        };
+        result.map_err(|why| why.at(queue))
+    }
+
+    fn completion(&mut self, io: &mut DeviceIo<'_>) -> Result<(), Broken> {
+        if let Some(window) = self.stream.window()
+            && window != self.state.window
+        {
+            self.state.window = window;
+            io.config_changed = true;
+        }
+        self.notify(io, RECEIVE as u16)?;
+        self.notify(io, TRANSMIT as u16)
+    }
+
+    fn reset(&mut self) {
+        self.state.sent = 0;
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let Console { stream: _, state } = self;
+        save_state(1, state)
+    }
+    fn load(&mut self, section: &[u8]) -> Result<(), LoadError> {
+        self.state = load_state(1, section)?;
+        Ok(())
+    }
+    fn inspect(&self, out: &mut Inspector) {
+        let (columns, rows) = self.state.window;
+        out.value("window", format_args!("{columns}x{rows}"));
+        out.value("sent of the current buffer", self.state.sent);
+    }
+}
