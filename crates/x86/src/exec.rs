@@ -603,6 +603,42 @@ impl Exec<'_> {
         }
     }
 
+    /// CMPXCHG16B at `segment:offset`: stores `new` if the value is `old`; returns what was there.
+    /// A misaligned address raises #GP(0). Always atomic.
+    pub fn compare_exchange_16(
+        &mut self,
+        segment: u8,
+        offset: u64,
+        old: u128,
+        new: u128,
+    ) -> Done<u128> {
+        let linear = self.linear(segment, offset, 16, Access::Write)?;
+        if linear & 15 != 0 {
+            return Err(Trap::GP0);
+        }
+        self.canonical(segment, linear, 16)?;
+        let place = self.locate(linear, Access::Write, Rights::Program)?;
+        self.watch(linear, 16, Access::Write);
+        if let Place::Ram(at) = place {
+            return match self.ram.compare_exchange_16(at, old, new) {
+                Ok(code) => {
+                    if code {
+                        self.code_changed();
+                    }
+                    Ok(old)
+                }
+                Err(seen) => Ok(seen),
+            };
+        }
+        let low: u64 = self.read_place(place);
+        let high: u64 = self.read_place(place.plus(8));
+        let seen = u128::from(high) << 64 | u128::from(low);
+        let store = if seen == old { new } else { seen };
+        self.write_place(place, store as u64);
+        self.write_place(place.plus(8), (store >> 64) as u64);
+        Ok(seen)
+    }
+
     /// Reads operand `k`: register, memory or immediate.
     #[inline(always)]
     pub fn get<T: Word>(&mut self, i: &Insn, k: usize) -> Done<T> {

@@ -133,7 +133,12 @@ impl Row {
 const FAMILIES: &[&[Row]] = &[
     crate::isa::data::ROWS,
     crate::isa::alu::ROWS,
+    crate::isa::shift::ROWS,
+    crate::isa::muldiv::ROWS,
+    crate::isa::bits::ROWS,
+    crate::isa::string::ROWS,
     crate::isa::branch::ROWS,
+    crate::isa::stack::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].

@@ -4,5 +4,10 @@
 //! A handler gathers its operands, checks every fault, and commits last.
 
 pub(crate) mod alu;
+pub(crate) mod bits;
 pub(crate) mod branch;
 pub(crate) mod data;
+pub(crate) mod muldiv;
+pub(crate) mod shift;
+pub(crate) mod stack;
+pub(crate) mod string;

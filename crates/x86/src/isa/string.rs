@@ -1,0 +1,190 @@
+//! String instructions (SDM volume 2: MOVS, CMPS, SCAS, LODS, STOS with REP, REPE, REPNE). INS and
+//! OUTS are with the ports.
+//!
+//! A repeated instruction does a bounded number of elements and then, if more remain, ends with
+//! RIP on itself, so that interrupts are taken between elements as on hardware. Registers are
+//! exact after every element, so a fault in the middle needs no repair.
+
+use crate::exec::Exec;
+use crate::exec::attention;
+use crate::insn::Insn;
+use crate::state::{gpr, rflags, seg};
+use crate::table::Row;
+use crate::trap::Done;
+use iced_x86::Code;
+use mem::Word;
+
+/// Elements done before RIP is put back on the instruction.
+const CHUNK: u32 = 4096;
+
+/// The registers of a string instruction, in its address size.
+struct Walk {
+    mask: u64,
+    step: u64,
+}
+
+impl Walk {
+    fn new<T: Word>(x: &Exec<'_>, i: &Insn) -> Walk {
+        let size = T::SIZE as u64;
+        let down = x.s.rflags & rflags::DF != 0;
+        Walk {
+            mask: i.address_mask(),
+            step: if down { size.wrapping_neg() } else { size },
+        }
+    }
+    #[inline(always)]
+    fn at(&self, x: &Exec<'_>, n: usize) -> u64 {
+        x.s.gpr[n] & self.mask
+    }
+    #[inline(always)]
+    fn set(&self, x: &mut Exec<'_>, n: usize, value: u64) {
+        let old = x.s.gpr[n];
+        // As register writes: 16 bits keep the rest, 32 bits clear the upper half.
+        x.s.gpr[n] = match self.mask {
+            0xffff => old & !0xffff | value & 0xffff,
+            mask => value & mask,
+        };
+    }
+    #[inline(always)]
+    fn advance(&self, x: &mut Exec<'_>, n: usize, elements: u64) {
+        let value = x.s.gpr[n].wrapping_add(self.step.wrapping_mul(elements));
+        self.set(x, n, value);
+    }
+}
+
+/// Runs `element` once, or under a REP prefix until rCX is zero or it answers `false`; `element`
+/// gets the number of elements left and says how many it did.
+#[inline(always)]
+fn repeat<T: Word>(
+    x: &mut Exec<'_>,
+    i: &Insn,
+    mut element: impl FnMut(&mut Exec<'_>, &Walk, u64) -> Done<(u64, bool)>,
+) -> Done {
+    let walk = Walk::new::<T>(x, i);
+    if !i.rep && !i.repne {
+        return element(x, &walk, 1).map(|_| ());
+    }
+    let mut left = walk.at(x, gpr::RCX);
+    let mut budget = CHUNK;
+    while left != 0 {
+        let (done, more) = element(x, &walk, left)?;
+        left -= done;
+        walk.set(x, gpr::RCX, left);
+        if !more {
+            return Ok(());
+        }
+        budget -= 1;
+        if left != 0 && (budget == 0 || x.interrupted()) {
+            x.next = x.s.rip;
+            x.attention |= attention::MODE;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// True if eight bytes from each address stay in their page.
+fn eight_fit(a: u64, b: u64) -> bool {
+    a & 0xfff <= 0xff8 && b & 0xfff <= 0xff8
+}
+
+fn movs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    repeat::<T>(x, i, |x, walk, left| {
+        let (from, to) = (walk.at(x, gpr::RSI), walk.at(x, gpr::RDI));
+        // Bytes upwards may go eight at a time where no byte written is read again: the
+        // destination is behind the source, or at least eight ahead. The pages are tested by
+        // offset, so a segment base that is no multiple of a page only costs exactness of the
+        // split at a fault; then the single bytes are used.
+        if T::SIZE == 1 && left >= 8 && walk.step == 1 && to.wrapping_sub(from) >= 8 {
+            let bases = x.s.seg[usize::from(i.seg)].base | x.s.seg[usize::from(seg::ES)].base;
+            if eight_fit(from, to) && (bases & 0xfff == 0 || x.is_64bit()) {
+                let value: u64 = x.read(i.seg, from)?;
+                x.write(seg::ES, to, value)?;
+                walk.advance(x, gpr::RSI, 8);
+                walk.advance(x, gpr::RDI, 8);
+                return Ok((8, true));
+            }
+        }
+        let value: T = x.read(i.seg, from)?;
+        x.write(seg::ES, to, value)?;
+        walk.advance(x, gpr::RSI, 1);
+        walk.advance(x, gpr::RDI, 1);
+        Ok((1, true))
+    })
+}
+
+fn stos<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    let value: T = x.reg(gpr::RAX as u8);
+    repeat::<T>(x, i, |x, walk, left| {
+        let to = walk.at(x, gpr::RDI);
+        if T::SIZE == 1 && left >= 8 && walk.step == 1 && eight_fit(to, 0) {
+            let base = x.s.seg[usize::from(seg::ES)].base;
+            if base & 0xfff == 0 || x.is_64bit() {
+                x.write(seg::ES, to, value.to_u64() * 0x0101_0101_0101_0101)?;
+                walk.advance(x, gpr::RDI, 8);
+                return Ok((8, true));
+            }
+        }
+        x.write(seg::ES, to, value)?;
+        walk.advance(x, gpr::RDI, 1);
+        Ok((1, true))
+    })
+}
+
+fn lods<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    repeat::<T>(x, i, |x, walk, _| {
+        let value: T = x.read(i.seg, walk.at(x, gpr::RSI))?;
+        x.set_reg(gpr::RAX as u8, value);
+        walk.advance(x, gpr::RSI, 1);
+        Ok((1, true))
+    })
+}
+
+/// Whether REPE or REPNE goes on after a comparison.
+fn goes_on(x: &Exec<'_>, i: &Insn) -> bool {
+    if i.repne { !x.flags.zf() } else { x.flags.zf() }
+}
+
+fn cmps<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    repeat::<T>(x, i, |x, walk, _| {
+        let a = x.read::<T>(i.seg, walk.at(x, gpr::RSI))?.to_u64();
+        let b = x.read::<T>(seg::ES, walk.at(x, gpr::RDI))?.to_u64();
+        x.flags.set_sub::<T>(a, b, a.wrapping_sub(b));
+        walk.advance(x, gpr::RSI, 1);
+        walk.advance(x, gpr::RDI, 1);
+        Ok((1, goes_on(x, i)))
+    })
+}
+
+fn scas<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    let a = x.reg::<T>(gpr::RAX as u8).to_u64();
+    repeat::<T>(x, i, |x, walk, _| {
+        let b = x.read::<T>(seg::ES, walk.at(x, gpr::RDI))?.to_u64();
+        x.flags.set_sub::<T>(a, b, a.wrapping_sub(b));
+        walk.advance(x, gpr::RDI, 1);
+        Ok((1, goes_on(x, i)))
+    })
+}
+
+pub(crate) const ROWS: &[Row] = &[
+    Row::new(Code::Movsb_m8_m8, movs::<u8>),
+    Row::new(Code::Cmpsb_m8_m8, cmps::<u8>),
+    Row::new(Code::Scasb_AL_m8, scas::<u8>),
+    Row::new(Code::Lodsb_AL_m8, lods::<u8>),
+    Row::new(Code::Stosb_m8_AL, stos::<u8>),
+    Row::new(Code::Movsw_m16_m16, movs::<u16>),
+    Row::new(Code::Cmpsw_m16_m16, cmps::<u16>),
+    Row::new(Code::Scasw_AX_m16, scas::<u16>),
+    Row::new(Code::Lodsw_AX_m16, lods::<u16>),
+    Row::new(Code::Stosw_m16_AX, stos::<u16>),
+    Row::new(Code::Movsd_m32_m32, movs::<u32>),
+    Row::new(Code::Cmpsd_m32_m32, cmps::<u32>),
+    Row::new(Code::Scasd_EAX_m32, scas::<u32>),
+    Row::new(Code::Lodsd_EAX_m32, lods::<u32>),
+    Row::new(Code::Stosd_m32_EAX, stos::<u32>),
+    Row::new(Code::Movsq_m64_m64, movs::<u64>),
+    Row::new(Code::Cmpsq_m64_m64, cmps::<u64>),
+    Row::new(Code::Scasq_RAX_m64, scas::<u64>),
+    Row::new(Code::Lodsq_RAX_m64, lods::<u64>),
+    Row::new(Code::Stosq_m64_RAX, stos::<u64>),
+];
