@@ -21,6 +21,7 @@ pub mod bus;
 pub mod clock;
 mod decode;
 pub mod entry;
+pub mod hub;
 mod hub_pins;
 pub mod lock;
 mod machine;
