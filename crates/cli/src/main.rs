@@ -1,3 +1,253 @@
-//! The program `moinho`.
+//! The program `moinho`: flags in, words out. What they mean is `vmm`'s business.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use vmm::spec::{BoardKind, ClockKind, DiskMode, DiskSpec, MachineSpec, parse_size};
+use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, UserError};
+
+const STATUS: &str = "\
+Exit status:
+  0           the guest switched the machine off (or asked for a reset under --no-reboot),
+              or the user ended it with Ctrl-A x
+  (V<<1)|1    the guest wrote V to the exit port 0xF4
+  2           the command line or a file it names is wrong; nothing has run
+  3           triple fault under --no-reboot
+  4           our own failure
+  128+N       signal N of the host";
+
+#[derive(Parser)]
+#[command(name = "moinho", version, about = "A hypervisor for x86-64", after_help = STATUS)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a virtual machine
+    Run(Box<Run>),
+    /// List the CPU models
+    CpuModels,
+}
+
+#[derive(Args)]
+#[command(after_help = STATUS)]
+struct Run {
+    /// What to run: nothing (the built-in guest), `linux`, or the path of a kernel
+    image: Option<String>,
+    /// Kernel: a bzImage, vmlinux, PVH or multiboot image
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk, or a module; may be repeated
+    #[arg(long, value_name = "FILE")]
+    initrd: Vec<PathBuf>,
+    /// Kernel command line (for `linux`: after its own)
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
+    /// Disk: a raw image; `,ro` refuses writes, `,cow` forgets them at the end; may be repeated
+    #[arg(long, value_name = "FILE[,ro|,cow]")]
+    disk: Vec<String>,
+    /// RAM, as in 512M or 2G
+    #[arg(long, short = 'm', value_name = "SIZE", default_value = "512M")]
+    memory: String,
+    /// Processors
+    #[arg(long, value_name = "N", default_value = "1")]
+    cpus: String,
+    /// CPU model; `moinho cpu-models` lists them
+    #[arg(long, value_name = "NAME")]
+    cpu_model: Option<String>,
+    /// What runs the processors
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: Engine,
+    /// Board variant
+    #[arg(long, value_enum, default_value = "pc")]
+    board: Board,
+    /// Guest time: the host's, or NS nanoseconds (1000) per 1000 instructions, repeatable
+    #[arg(long, value_name = "host|insn[:NS]", default_value = "host")]
+    clock: String,
+    /// End the run when the guest resets the machine or shuts a processor down by a triple fault
+    #[arg(long)]
+    no_reboot: bool,
+    /// Print what the run has cost, on standard error
+    #[arg(long)]
+    stats: bool,
+    /// Print --stats as JSON, on standard output
+    #[arg(long, requires = "stats")]
+    json: bool,
+    /// Trace io, mmio, irq, timer, fault, exit, msr or all, to standard error or FILE
+    #[arg(long, value_name = "KINDS[:FILE]")]
+    trace: Option<String>,
+    /// Write the second serial port's output to FILE
+    #[arg(long, value_name = "FILE")]
+    com2: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Engine {
+    Auto,
+    Interp,
+    Bt,
+    Kvm,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Board {
+    Pc,
+    Micro,
+}
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return usage(&error),
+    };
+    let done = match command {
+        Command::Run(args) => run(*args),
+        Command::CpuModels => {
+            for (name, about) in vmm::cpu_models() {
+                println!("{name:<12} {about}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("moinho: {error}");
+        ExitCode::from(2)
+    })
+}
+
+/// Help goes out as it is; an error becomes one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let first: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let line = first.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    eprintln!("moinho: {line}; see moinho run --help");
+    ExitCode::from(2)
+}
+
+fn run(args: Run) -> Result<ExitCode, UserError> {
+    let (stats, json) = (args.stats, args.json);
+    let outcome = vmm::run(config(args)?)?;
+    if let Some(message) = outcome.finish.message() {
+        eprintln!("moinho: {message}");
+    }
+    if json {
+        let text = serde_json::to_string_pretty(&outcome.stats);
+        println!(
+            "{}",
+            text.unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
+        );
+    } else if stats {
+        eprint!("{}", outcome.stats);
+    }
+    Ok(ExitCode::from(outcome.finish.status()))
+}
+
+fn config(args: Run) -> Result<Config, UserError> {
+    let spec = MachineSpec {
+        memory: parse_size(&args.memory)?,
+        cpus: args.cpus.parse().map_err(|_| {
+            UserError::new(
+                format_args!("--cpus: {:?} is not a number", args.cpus),
+                "give 1 to 64",
+            )
+        })?,
+        cpu_model: args
+            .cpu_model
+            .clone()
+            .unwrap_or_else(|| MachineSpec::default().cpu_model),
+        board: match args.board {
+            Board::Pc => BoardKind::Pc,
+            Board::Micro => BoardKind::Micro,
+        },
+        disks: args.disk.iter().map(|text| disk(text)).collect(),
+        clock: clock(&args.clock)?,
+        ..MachineSpec::default()
+    };
+    Ok(Config {
+        spec,
+        engine: match args.engine {
+            Engine::Auto => EngineChoice::Auto,
+            Engine::Interp => EngineChoice::Interp,
+            Engine::Bt => EngineChoice::Bt,
+            Engine::Kvm => EngineChoice::Kvm,
+        },
+        no_reboot: args.no_reboot,
+        trace: args.trace.as_deref().map(trace).transpose()?,
+        com2: args.com2.clone(),
+        guest: guest(args)?,
+    })
+}
+
+fn guest(args: Run) -> Result<Guest, UserError> {
+    let files = |kernel| Guest::Files {
+        kernel,
+        initrd: args.initrd.clone(),
+        append: args.append.clone().unwrap_or_default(),
+    };
+    match (args.image.as_deref(), &args.kernel) {
+        (_, Some(kernel)) => Ok(files(kernel.clone())),
+        (Some(path), None) if Path::new(path).exists() => Ok(files(path.into())),
+        (Some(name), None) => Err(UserError::new(
+            format_args!("no image {name:?} and no file of that name"),
+            "there are the built-in guest (give nothing), linux, and --kernel FILE",
+        )),
+        (None, None) if !args.initrd.is_empty() || args.append.is_some() => Err(UserError::new(
+            "--initrd and --append: the built-in guest takes neither",
+            "give --kernel FILE, too",
+        )),
+        (None, None) => Ok(Guest::BuiltIn),
+    }
+}
+
+fn disk(text: &str) -> DiskSpec {
+    let (path, mode) = match text.rsplit_once(',') {
+        Some((path, "ro")) => (path, DiskMode::ReadOnly),
+        Some((path, "cow")) => (path, DiskMode::Cow),
+        _ => (text, DiskMode::Write),
+    };
+    DiskSpec {
+        path: path.into(),
+        mode,
+    }
+}
+
+fn clock(text: &str) -> Result<ClockKind, UserError> {
+    let way_out =
+        "give host, insn, or insn:NS with NS nanoseconds per 1000 instructions (1 to 1000000)";
+    let bad = || UserError::new(format_args!("--clock: {text:?} is no clock"), way_out);
+    match text.split_once(':') {
+        None if text == "host" => Ok(ClockKind::Host),
+        None if text == "insn" => Ok(ClockKind::Instructions(1000)),
+        Some(("insn", ns)) => match ns.parse() {
+            Ok(ns @ 1..=1_000_000) => Ok(ClockKind::Instructions(ns)),
+            _ => Err(bad()),
+        },
+        _ => Err(bad()),
+    }
+}
+
+fn trace(text: &str) -> Result<TraceTo, UserError> {
+    let (kinds, file) = match text.split_once(':') {
+        Some((kinds, file)) => (kinds, Some(file.into())),
+        None => (text, None),
+    };
+    let kinds = TraceKinds::parse(kinds).map_err(|why| {
+        UserError::new(
+            format_args!("--trace: {why}"),
+            "give some of them, as in io,irq",
+        )
+    })?;
+    Ok(TraceTo { kinds, file })
+}

@@ -19,6 +19,7 @@
 //! Nobody answers elsewhere: reads give all ones, writes vanish (port 0x80, POST codes, among
 //! them).
 
+use crate::acpi::{self, AcpiParams};
 use crate::decode::{Claim, Decoder};
 use crate::lock::Lock;
 use crate::spec::{BoardKind, MachineSpec};
@@ -68,6 +69,23 @@ pub enum Part {
     Device(Lock<Box<dyn Device>>),
     /// The interrupt hub, which locks itself.
     Hub(HubPart),
+}
+
+/// The board as the ACPI tables describe it.
+pub fn acpi(spec: &MachineSpec) -> AcpiParams {
+    let uart = |port, irq| acpi::Uart { port, irq };
+    AcpiParams {
+        apic_ids: (0..spec.cpus).collect(),
+        pci: None,
+        virtio_mmio: Vec::new(),
+        uarts: alloc::vec![uart(0x3f8, 4), uart(0x2f8, 3)],
+        i8042: false,
+        rtc: false,
+        pit: true,
+        hpet: false,
+        vga: false,
+        gpe0: None,
+    }
 }
 
 /// Accesses to one slot so far.

@@ -59,7 +59,11 @@ pub enum End {
         /// The engine's report.
         report: String,
     },
-    /// The host asked; the text is for the user.
+    /// The user ended it at the terminal.
+    Quit,
+    /// A signal of the host ended it.
+    Signal(i32),
+    /// The host cannot go on; why.
     Host(String),
 }
 

@@ -1,4 +1,20 @@
-//! Placeholder until its parts land.
+//! VMs on a host: from what the user asked for ([`Config`]) to how it ended ([`Outcome`]).
+//!
+//! [`run`] checks everything, connects the board to files and the terminal, loads the guest,
+//! gives every processor a thread and looks after the machine until it ends. `cli` calls it and
+//! prints; nothing here prints to standard output by itself.
 #![forbid(unsafe_code)]
 
+mod config;
+mod connect;
+mod guest;
 pub mod images;
+mod lifecycle;
+mod report;
+mod threads;
+
+pub use config::{Config, EngineChoice, Guest, TraceTo, UserError, cpu_models};
+pub use lifecycle::{Finish, Outcome, run};
+pub use machine::spec;
+pub use machine::trace::Kinds as TraceKinds;
+pub use report::{HostStats, Stats};

@@ -1,0 +1,149 @@
+//! How a machine's processors wait and are woken on a host with threads, and the host's clock.
+
+use machine::Host;
+use machine::clock::Clock;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A place where one thread waits for a token. A token that comes while nobody waits is kept, so
+/// no wake is lost between a look at the pins and the wait.
+#[derive(Default)]
+pub struct Parker {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    token: bool,
+    /// Somebody waits: only then does a token cost a system call.
+    waiting: bool,
+}
+
+impl Parker {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a token, at most for `timeout`, and takes it.
+    pub fn park(&self, timeout: Option<Duration>) {
+        let until = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut state = self.state();
+        while !state.token {
+            state.waiting = true;
+            match until {
+                None => {
+                    let woken = self.changed.wait(state);
+                    state = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    let woken = self.changed.wait_timeout(state, left);
+                    state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+        state.waiting = false;
+        state.token = false;
+    }
+
+    /// Gives the token.
+    pub fn unpark(&self) {
+        let mut state = self.state();
+        state.token = true;
+        if state.waiting {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The threads of one machine as it sees them.
+pub struct Threads {
+    vcpus: Vec<Parker>,
+    /// The thread that runs the timers.
+    pub timer: Parker,
+    /// Lines for the user, one at a time.
+    events: Box<dyn Fn(String) + Send + Sync>,
+}
+
+impl Threads {
+    /// Places for `waiters` threads: one per processor, or one for all of them.
+    pub fn new(waiters: u32, events: Box<dyn Fn(String) + Send + Sync>) -> Self {
+        Threads {
+            vcpus: (0..waiters.max(1)).map(|_| Parker::default()).collect(),
+            timer: Parker::default(),
+            events,
+        }
+    }
+
+    fn place(&self, cpu: u32) -> &Parker {
+        &self.vcpus[cpu as usize % self.vcpus.len()]
+    }
+}
+
+impl Host for Threads {
+    fn wait(&self, cpu: u32) {
+        self.place(cpu).park(None);
+    }
+    fn wake(&self, cpu: u32) {
+        self.place(cpu).unpark();
+    }
+    fn timers_changed(&self) {
+        self.timer.unpark();
+    }
+    fn event(&self, text: String) {
+        (self.events)(text);
+    }
+}
+
+/// The host's monotonic clock, from 0 at power-on.
+pub struct HostClock(Instant);
+
+impl HostClock {
+    /// Starts now.
+    pub fn start() -> Self {
+        HostClock(Instant::now())
+    }
+}
+
+impl Clock for HostClock {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_token_given_before_the_wait_ends_it() {
+        let parker = Parker::default();
+        parker.unpark();
+        parker.unpark();
+        parker.park(None);
+        parker.park(Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn two_threads_that_wake_each_other_a_thousand_times_never_miss_one() {
+        let pair = Arc::new((Parker::default(), Parker::default()));
+        let other = pair.clone();
+        let thread = std::thread::spawn(move || {
+            for _ in 0..1000 {
+                other.0.park(None);
+                other.1.unpark();
+            }
+        });
+        for _ in 0..1000 {
+            pair.0.unpark();
+            pair.1.park(None);
+        }
+        thread.join().unwrap();
+    }
+}
