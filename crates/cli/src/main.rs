@@ -198,6 +198,22 @@ fn guest(args: Run) -> Result<Guest, UserError> {
     };
     match (args.image.as_deref(), &args.kernel) {
         (_, Some(kernel)) => Ok(files(kernel.clone())),
+        (Some("linux"), None) => {
+            let image = vmm::images::linux(&vmm::images::Terminal::new())
+                .map_err(|e| UserError(e.to_string()))?;
+            let mut append = image.append;
+            if let Some(more) = &args.append {
+                append.push(' ');
+                append.push_str(more);
+            }
+            let mut initrd = vec![image.initrd];
+            initrd.extend(args.initrd.iter().cloned());
+            Ok(Guest::Files {
+                kernel: image.kernel,
+                initrd,
+                append,
+            })
+        }
         (Some(path), None) if Path::new(path).exists() => Ok(files(path.into())),
         (Some(name), None) => Err(UserError::new(
             format_args!("no image {name:?} and no file of that name"),
