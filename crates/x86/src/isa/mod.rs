@@ -11,3 +11,4 @@ pub(crate) mod muldiv;
 pub(crate) mod shift;
 pub(crate) mod stack;
 pub(crate) mod string;
+pub(crate) mod vector;
