@@ -172,7 +172,7 @@ fn programs(directory: &Path, out: &Path) -> Result<(), String> {
             out.join(format!("{name}.o")),
             out.join(format!("{name}.img")),
         );
-        assemble(&source, directory, &object).and_then(|()| link(&object, &image, address, flat)).map_err(|reason| {
+        assemble(&source, directory, &object).and_then(|()| link(&object, &directory.join("link.ld"), &image, address, flat)).map_err(|reason| {
             format!("guest test program {}:\n{reason}\nIt needs an assembler and a linker for x86-64: gcc and binutils (`apt-get install gcc`), or name yours in CC and LD.", source.display())
         })?;
         writeln!(table, "    Program {{ name: {name:?}, about: {about:?}, kind: Kind::{kind}, needs: &{needs:?}, image: include_bytes!({image:?}) }},").unwrap();
@@ -203,25 +203,20 @@ fn assemble(source: &Path, include: &Path, object: &Path) -> Result<(), String> 
         .arg(object))
 }
 
-fn link(object: &Path, image: &Path, address: &str, flat: bool) -> Result<(), String> {
+fn link(
+    object: &Path,
+    script: &Path,
+    image: &Path,
+    address: &str,
+    flat: bool,
+) -> Result<(), String> {
     let ld = env::var("LD").unwrap_or("ld".into());
     let mut command = Command::new(ld);
-    command.args([
-        "-m",
-        "elf_x86_64",
-        "-N",
-        "--build-id=none",
-        "-z",
-        "noexecstack",
-        "-e",
-        "start",
-        "-Ttext",
-        address,
-    ]);
-    if flat {
-        command.args(["--oformat", "binary"]);
-    } else {
-        command.arg("-s");
-    }
+    command.args(["-m", "elf_x86_64", "--build-id=none", "-z", "noexecstack"]);
+    command
+        .arg(format!("--defsym=base={address}"))
+        .arg("-T")
+        .arg(script);
+    command.arg(if flat { "--oformat=binary" } else { "-s" });
     run(command.arg(object).arg("-o").arg(image))
 }

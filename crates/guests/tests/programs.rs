@@ -49,30 +49,24 @@ fn assemble(name: &str, mode: &str, body: &str) -> Vec<u8> {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/programs");
     let mut cc = Command::new(std::env::var("CC").unwrap_or("cc".into()));
     cc.args(["-m64", "-c", "-x", "assembler", "-I"])
-        .arg(programs)
+        .arg(&programs)
         .arg(file("S"))
         .arg("-o")
         .arg(file("o"));
     assert!(cc.status().unwrap().success());
     let mut ld = Command::new(std::env::var("LD").unwrap_or("ld".into()));
-    ld.args([
-        "-m",
-        "elf_x86_64",
-        "-N",
-        "--no-warn-rwx-segments",
-        "-e",
-        "start",
-        "-Ttext",
-        "0x100000",
-        "-s",
-    ]);
+    ld.args(["-m", "elf_x86_64", "--defsym=base=0x100000", "-s", "-T"])
+        .arg(programs.join("link.ld"));
+    let output = ld
+        .arg(file("o"))
+        .arg("-o")
+        .arg(file("img"))
+        .output()
+        .unwrap();
     assert!(
-        ld.arg(file("o"))
-            .arg("-o")
-            .arg(file("img"))
-            .status()
-            .unwrap()
-            .success()
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
     );
     std::fs::read(file("img")).unwrap()
 }
