@@ -450,6 +450,30 @@ from_int!(
     i64
 );
 
+#[test]
+fn vcvtusi2sd_and_vcvtusi2ss_are_the_processors() {
+    if !has_avx512f() {
+        return;
+    }
+    let mut r = Random::new();
+    for i in 0..cases() {
+        let shift = r.below(64);
+        let (n, csr) = (r.next() >> shift, r.mxcsr());
+        macro_rules! one {
+            ($insn:literal, $out:ty, $ours:expr) => {
+                let x: <$out as Bits>::Float;
+                let native = with_mxcsr!(csr, $insn, a = in(reg) n, r = inout(xmm_reg) <$out as Bits>::float(0) => x);
+                let mut env = Env::from_mxcsr(csr);
+                let ours: $out = $ours(n, &mut env);
+                assert_eq!((ours, flags(&env)), (x.to_bits(), native), "ours, native; case {i} seed {:#x}: {} {n}, MXCSR {csr:x}", seed(), $insn);
+            };
+        }
+        one!("vcvtusi2sd {r}, {r}, {a:r}", u64, sse::from_u64);
+        one!("vcvtusi2ss {r}, {r}, {a:r}", u32, sse::from_u64);
+        one!("vcvtusi2ss {r}, {r}, {a:e}", u32, |n: u64, e: &mut Env| sse::from_u32(n as u32, e));
+    }
+}
+
 macro_rules! compare {
     ($test:ident, $t:ty, $signal:expr, $insn:literal) => {
         #[test]
@@ -758,6 +782,36 @@ mod unmasked {
         "roundsd {a}, {b}, 4 #",
         |_, b, e| sse::round_to_integral(b, e.rounding, false, e)
     );
+
+    scalar!(comisd_faults_as_the_processor, u64, "comisd", |a, b, e| { sse::compare(a, b, Signal::AnyNan, e); a });
+
+    #[test]
+    fn vfmadd213sd_faults_as_the_processor() {
+        if !is_x86_feature_detected!("fma") {
+            eprintln!("skipped: the processor has no FMA");
+            return;
+        }
+        install();
+        let mut r = Random::new();
+        let mut failures = Failures(Vec::new());
+        for _ in 0..cases() / 4 {
+            let (a, b, csr) = (r.f64(), r.f64(), mxcsr(&mut r));
+            let c = related(&mut r, a, a);
+            AT_FAULT.set(None);
+            let mut x = a.float();
+            let sticky = with_mxcsr!(csr, "vfmadd213sd {a}, {b}, {c}", a = inout(xmm_reg) x, b = in(xmm_reg) b.float(), c = in(xmm_reg) c.float());
+            let fault = AT_FAULT.get();
+            let mut env = Env::from_mxcsr(csr);
+            let ours = sse::mul_add(b, a, c, Negate::default(), &mut env);
+            let native = (fault.is_some(), fault.unwrap_or(sticky), x.to_bits());
+            let mine = (env.fault(), flags(&env), if env.fault() { native.2 } else { ours });
+            if mine != native {
+                failures.note(format!("vfmadd213sd {a:x}, {b:x}, {c:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
+            }
+            x = 0.0;
+            let _ = x;
+        }
+    }
 
     #[test]
     fn vcvtps2ph_faults_as_the_processor() {
@@ -1372,3 +1426,55 @@ transcendental!(fyl2x_is_within_an_ulp, "fyl2x", st0, |a, b, e| Some(
 transcendental!(fyl2xp1_is_within_an_ulp, "fyl2xp1", st0, |a, b, e| Some(
     x87::yl2xp1(a, b, e)
 ));
+
+/// Nanoseconds an operation; run with `--release -- --ignored --nocapture speed`.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    use std::hint::black_box;
+    let mut r = Random::new();
+    let values: Vec<u64> = (0..1024).map(|_| (0x3fd + r.below(8)) << 52 | r.next() >> 12).collect();
+    let extended: Vec<F80> = values.iter().map(|v| x87::from_f64(*v, &mut Env::DEFAULT)).collect();
+    macro_rules! measure {
+        ($name:literal, $env:expr, $from:ident, $f:expr) => {{
+            let mut env = $env;
+            let start = std::time::Instant::now();
+            let rounds = 200;
+            for _ in 0..rounds {
+                for pair in $from.windows(2) {
+                    black_box($f(black_box(pair[0]), black_box(pair[1]), &mut env));
+                    env.flags = $env.flags;
+                }
+            }
+            println!("{:<28}{:8.1} ns", $name, start.elapsed().as_nanos() as f64 / (rounds * 1023) as f64);
+        }};
+    }
+    let sticky = Env { flags: Flags::PE, ..Env::DEFAULT };
+    let down = Env { rounding: Rounding::Down, ..Env::DEFAULT };
+    measure!("addsd sticky PE", sticky, values, sse::add::<u64>);
+    measure!("addsd", Env::DEFAULT, values, sse::add::<u64>);
+    measure!("addsd rounding down", down, values, sse::add::<u64>);
+    measure!("mulsd sticky PE", sticky, values, sse::mul::<u64>);
+    measure!("mulsd", Env::DEFAULT, values, sse::mul::<u64>);
+    measure!("mulsd rounding down", down, values, sse::mul::<u64>);
+    measure!("divsd sticky PE", sticky, values, sse::div::<u64>);
+    measure!("divsd", Env::DEFAULT, values, sse::div::<u64>);
+    measure!("divsd rounding down", down, values, sse::div::<u64>);
+    measure!("sqrtsd", sticky, values, |a, _, e| sse::sqrt::<u64>(a, e));
+    measure!("vfmadd213sd", sticky, values, |a, b, e| sse::mul_add::<u64>(a, b, a, Negate::default(), e));
+    measure!("comisd", sticky, values, |a: u64, b: u64, e: &mut Env| sse::compare(a, b, Signal::AnyNan, e));
+    measure!("cvttsd2si", sticky, values, |a: u64, _, e: &mut Env| sse::to_i64(a, Rounding::Zero, e));
+    measure!("cvtsi2sd", sticky, values, |a: u64, _, e: &mut Env| sse::from_i64::<u64>(a as i64 >> 20, e));
+    measure!("cvtsd2ss", sticky, values, |a: u64, _, e: &mut Env| sse::f64_to_f32(a, e));
+    measure!("roundsd", sticky, values, |a: u64, _, e: &mut Env| sse::round_to_integral(a, Rounding::Down, false, e));
+    measure!("fadd", sticky, extended, x87::add);
+    measure!("fmul", sticky, extended, x87::mul);
+    measure!("fdiv", sticky, extended, x87::div);
+    measure!("fsqrt", sticky, extended, |a, _, e: &mut Env| x87::sqrt(a, e));
+    measure!("fst m64", sticky, extended, |a, _, e: &mut Env| x87::to_f64(a, e));
+    measure!("fsin", sticky, extended, |a, _, e: &mut Env| x87::sin(a, e));
+    measure!("fptan", sticky, extended, |a, _, e: &mut Env| x87::tan(a, e));
+    measure!("fpatan", sticky, extended, |a, b, e: &mut Env| x87::atan(a, b, e));
+    measure!("fyl2x", sticky, extended, |a, b, e: &mut Env| x87::yl2x(a, b, e));
+    measure!("f2xm1", sticky, extended, |a, _, e: &mut Env| x87::f2xm1(x87::scale(a, x87::from_i32(-4), e), e));
+}

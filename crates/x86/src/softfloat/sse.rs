@@ -186,6 +186,7 @@ impl Pattern for u64 {
     }
 }
 
+#[inline]
 fn fast<T: SseFloat>(env: &mut Env, run: impl FnOnce(bool) -> Option<(T, bool)>) -> Option<T> {
     if env.rounding != Rounding::NearestEven {
         return None;
@@ -239,15 +240,18 @@ fn rounded<T: SseFloat>(x: Exact, env: &mut Env) -> T {
 }
 
 /// ADDSS, ADDPS, ADDSD, ADDPD. IE for SNaN and ∞ − ∞.
+#[inline]
 pub fn add<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     fast(env, |pe| a.fast_add(b, pe)).unwrap_or_else(|| add_slow(a, b, false, env))
 }
 
 /// SUBSS, SUBPS, SUBSD, SUBPD. IE for SNaN and ∞ − ∞.
+#[inline]
 pub fn sub<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     fast(env, |pe| a.fast_add(b.negated(), pe)).unwrap_or_else(|| add_slow(a, b, true, env))
 }
 
+#[cold]
 fn add_slow<T: SseFloat>(a: T, b: T, negate_b: bool, env: &mut Env) -> T {
     let (a, mut b) = (open(a, env), open(b, env));
     if let Some(nan) = propagate(&[&a, &b], env) {
@@ -291,10 +295,12 @@ fn sum<T: SseFloat>(
 }
 
 /// MULSS, MULPS, MULSD, MULPD. IE for SNaN and 0 × ∞.
+#[inline]
 pub fn mul<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     fast(env, |pe| a.fast_mul(b, pe)).unwrap_or_else(|| mul_slow(a, b, env))
 }
 
+#[cold]
 fn mul_slow<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     let (a, b) = (open(a, env), open(b, env));
     if let Some(nan) = propagate(&[&a, &b], env) {
@@ -316,10 +322,12 @@ fn mul_slow<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
 }
 
 /// DIVSS, DIVPS, DIVSD, DIVPD. IE for SNaN, 0/0 and ∞/∞; ZE for finite/0.
+#[inline]
 pub fn div<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     fast(env, |pe| a.fast_div(b, pe)).unwrap_or_else(|| div_slow(a, b, env))
 }
 
+#[cold]
 fn div_slow<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
     let (a, b) = (open(a, env), open(b, env));
     if let Some(nan) = propagate(&[&a, &b], env) {
