@@ -396,3 +396,142 @@ pub enum Signal {
     /// Quiet ones too: COMISS, FCOM.
     AnyNan,
 }
+
+#[cfg(test)]
+mod tests {
+    //! Fixed cases for any host; `tests/softfloat_native.rs` compares with the processor itself.
+    use super::sse::{self, Negate};
+    use super::x87;
+    use super::{Env, F80, Flags, Precision, Relation, Rounding, Signal};
+    use std::vec::Vec;
+
+    #[test]
+    fn sse_results_and_flags_are_the_known_ones() {
+        let add: fn(u32, u32, &mut Env) -> u32 = sse::add;
+        let (sub, mul, div): (fn(u32, u32, &mut Env) -> u32, fn(u32, u32, &mut Env) -> u32, fn(u32, u32, &mut Env) -> u32) =
+            (sse::sub, sse::mul, sse::div);
+        // Operation, operands, MXCSR, result, flags.
+        let cases = [
+            (add, 0x3f80_0000, 0x3f80_0000, 0x1f80, 0x4000_0000, Flags::NONE),
+            (add, 0x3f80_0000, 0x3300_0000, 0x1f80, 0x3f80_0000, Flags::PE),
+            (add, 0x3f80_0000, 0x3300_0000, 0x5f80, 0x3f80_0001, Flags::PE), // rounding up
+            (sub, 0x7f80_0000, 0x7f80_0000, 0x1f80, 0xffc0_0000, Flags::IE),
+            (sub, 0x3f80_0000, 0x3f80_0000, 0x3f80, 0x8000_0000, Flags::NONE), // rounding down: −0
+            (mul, 0x7f80_0001, 0xffc0_0000, 0x1f80, 0x7fc0_0001, Flags::IE),   // the first NaN
+            (mul, 0x0080_0000, 0x3f00_0000, 0x1f80, 0x0040_0000, Flags::NONE), // an exact denormal
+            (mul, 0x0080_0000, 0x3f00_0000, 0x9f80, 0x0000_0000, Flags::from_bits(0x30)), // flushed
+            (mul, 0x0040_0000, 0x4000_0000, 0x1fc0, 0x0000_0000, Flags::NONE), // DAZ
+            (div, 0x3f80_0000, 0x8000_0000, 0x1f80, 0xff80_0000, Flags::ZE),
+            (div, 0x0000_0001, 0x3f80_0000, 0x1f80, 0x0000_0001, Flags::DE),
+            (div, 0x7f7f_ffff, 0x3f00_0000, 0x1f80, 0x7f80_0000, Flags::from_bits(0x28)),
+        ];
+        for (n, (op, a, b, mxcsr, result, flags)) in cases.into_iter().enumerate() {
+            let mut env = Env::from_mxcsr(mxcsr);
+            assert_eq!((op(a, b, &mut env), env.flags), (result, flags), "case {n}");
+        }
+    }
+
+    #[test]
+    fn an_unmasked_denormal_operand_stops_before_the_computation() {
+        let mut env = Env::from_mxcsr(0x1f80 & !(1 << 8));
+        sse::div::<u32>(1, 0x4040_0000, &mut env);
+        assert!(env.fault());
+        assert_eq!(env.flags, Flags::DE);
+    }
+
+    #[test]
+    fn min_gives_the_second_of_two_zeros_and_compare_signals_as_asked() {
+        let mut env = Env::DEFAULT;
+        assert_eq!(sse::min::<u32>(0x8000_0000, 0, &mut env), 0);
+        assert_eq!(sse::compare::<u64>(0x7ff8 << 48, 0, Signal::Snan, &mut env), Relation::Unordered);
+        assert_eq!(env.flags, Flags::NONE);
+        sse::compare::<u64>(0x7ff8 << 48, 0, Signal::AnyNan, &mut env);
+        assert_eq!(env.flags, Flags::IE);
+    }
+
+    #[test]
+    fn a_fused_product_is_not_rounded_before_the_sum() {
+        // (1 + 2^-52)² − (1 + 2^-51) = 2^-104.
+        let a = 0x3ff0_0000_0000_0001u64;
+        let mut env = Env::DEFAULT;
+        let r = sse::mul_add(a, a, 0x3ff0_0000_0000_0002, Negate { product: false, addend: true }, &mut env);
+        assert_eq!((r, env.flags), ((1023 - 104) << 52, Flags::NONE));
+    }
+
+    #[test]
+    fn integers_out_of_range_are_the_integer_indefinite() {
+        let mut env = Env::DEFAULT;
+        assert_eq!(sse::to_i32::<u64>(2147483648.0f64.to_bits(), Rounding::Zero, &mut env), i32::MIN);
+        assert_eq!(x87::to_i16(F80::new(0x400e, 1 << 63), Rounding::Zero, &mut env), i16::MIN);
+        assert_eq!(env.flags, Flags::IE);
+    }
+
+    #[test]
+    fn x87_rounds_to_the_precision_of_the_control_word() {
+        let third = |precision| {
+            let mut env = Env { precision, ..Env::DEFAULT };
+            (x87::div(F80::ONE, x87::from_i32(3), &mut env).significand, env.c1)
+        };
+        assert_eq!(third(Precision::Single), (0xaaaa_ab00_0000_0000, true));
+        assert_eq!(third(Precision::Double), (0xaaaa_aaaa_aaaa_a800, false));
+        assert_eq!(third(Precision::Extended), (0xaaaa_aaaa_aaaa_aaab, true));
+    }
+
+    #[test]
+    fn x87_takes_the_larger_significand_of_two_nans() {
+        let (small, large) = (F80::new(0x7fff, 0xc000_0000_0000_0001), F80::new(0xffff, 0xc000_0000_0000_0002));
+        let mut env = Env::DEFAULT;
+        assert_eq!(x87::add(small, large, &mut env), large);
+        assert_eq!(env.flags, Flags::NONE);
+        let unnormal = F80::new(0x3fff, 1);
+        assert_eq!(x87::add(unnormal, large, &mut env), F80::INDEFINITE);
+        assert_eq!(env.flags, Flags::IE);
+    }
+
+    #[test]
+    fn an_unmasked_x87_overflow_wraps_the_exponent() {
+        let mut env = Env::from_fcw(0x37f & !8);
+        let r = x87::mul(F80::new(0x7ffe, 1 << 63), F80::new(0x4001, 1 << 63), &mut env);
+        assert_eq!((r, env.flags), (F80::new((0x8000 - 24576) as u16, 1 << 63), Flags::OE));
+        assert!(!env.blocks_register_store() && env.blocks_memory_store());
+    }
+
+    #[test]
+    fn remainders_report_quotient_bits() {
+        let mut env = Env::DEFAULT;
+        let r = x87::prem(x87::from_i32(17), x87::from_i32(5), &mut env);
+        assert_eq!((r.value, r.quotient, r.incomplete), (x87::from_i32(2), 3, false));
+        let r = x87::prem1(x87::from_i32(18), x87::from_i32(5), &mut env);
+        assert_eq!((r.value, r.quotient, r.incomplete), (x87::from_i32(-2), 4, false));
+        assert!(x87::prem(F80::new(0x5000, 1 << 63), x87::from_i32(5), &mut env).incomplete);
+    }
+
+    #[test]
+    fn bcd_goes_there_and_back() {
+        let mut env = Env::DEFAULT;
+        let bytes = [0x89, 0x67, 0x45, 0x23, 0x01, 0, 0, 0, 0, 0x80];
+        assert_eq!(x87::from_bcd(bytes), x87::from_i64(-123_456_789));
+        assert_eq!(x87::to_bcd(x87::from_i64(-123_456_789), &mut env), bytes);
+    }
+
+    #[test]
+    fn transcendentals_of_one_are_the_known_constants() {
+        let mut env = Env::DEFAULT;
+        // sin 1, cos 1, tan 1, π/4, 2^½ − 1, log2 3.
+        let results: Vec<u64> = [
+            x87::sin(F80::ONE, &mut env),
+            x87::cos(F80::ONE, &mut env),
+            x87::tan(F80::ONE, &mut env),
+            Some(x87::atan(F80::ONE, F80::ONE, &mut env)),
+            Some(x87::f2xm1(F80::new(0x3ffe, 1 << 63), &mut env)),
+            Some(x87::yl2x(x87::from_i32(3), F80::ONE, &mut env)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|f| f.significand)
+        .collect();
+        assert_eq!(results, SIGNIFICANDS); // computed apart, to 60 digits
+        assert_eq!(x87::sin(F80::new(0x403e, 1 << 63), &mut env), None);
+    }
+    const SIGNIFICANDS: [u64; 6] = [0xd76a_a478_4867_7021, 0x8a51_407d_a834_5c92, 0xc759_22e5_f71d_2dc5, 0xc90f_daa2_2168_c235, 0xd413_cccf_e779_9211, 0xcae0_0d1c_fdeb_43d0];
+}

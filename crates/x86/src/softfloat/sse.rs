@@ -7,12 +7,12 @@
 
 use super::unpacked::{
     Class, Exact, F16_FORMAT, F32_FORMAT, F64_FORMAT, Fields, Format, Unmasked, Unpacked, round,
-    round_to_u64, unpack,
+    round_to_u64, rounds_up, unpack,
 };
 use super::{Env, Flags, Relation, Rounding, Signal};
 
 mod sealed {
-    use super::Format;
+    use super::{Format, Relation};
 
     /// What the operations need of `u32` and `u64`.
     pub trait Pattern: Copy + PartialEq {
@@ -22,6 +22,9 @@ mod sealed {
         fn fast_add(self, other: Self, sticky_pe: bool) -> Option<(Self, bool)>;
         fn fast_mul(self, other: Self, sticky_pe: bool) -> Option<(Self, bool)>;
         fn fast_div(self, other: Self, sticky_pe: bool) -> Option<(Self, bool)>;
+        fn fast_sqrt(self) -> Option<(Self, bool)>;
+        fn fast_mul_add(self, b: Self, c: Self) -> Option<(Self, bool)>;
+        fn fast_compare(self, other: Self) -> Option<Relation>;
         fn negated(self) -> Self;
     }
 }
@@ -66,6 +69,16 @@ fn accepted64(r: f64) -> bool {
     magnitude > 0x0010_0000_0000_0000 && magnitude < 0x7ff0_0000_0000_0000
 }
 
+fn relation_of<F: PartialOrd>(a: F, b: F) -> Relation {
+    if a < b {
+        Relation::Less
+    } else if a > b {
+        Relation::Greater
+    } else {
+        Relation::Equal
+    }
+}
+
 const fn significand64(a: u64) -> u64 {
     a & 0x000f_ffff_ffff_ffff | 1 << 52
 }
@@ -80,6 +93,50 @@ impl Pattern for u32 {
     }
     fn negated(self) -> Self {
         self ^ 1 << 31
+    }
+    #[inline]
+    fn fast_sqrt(self) -> Option<(Self, bool)> {
+        if !usable32(self) || (self as i32) <= 0 {
+            return None;
+        }
+        // m × 2^23 with m in [1, 4); the root of a normal number is normal.
+        let exp = (self >> 23) as i32 - 127;
+        let m = (self & 0x007f_ffff | 0x0080_0000) << (exp & 1);
+        let n = (m as u64) << 23;
+        let root = n.isqrt();
+        let rest = n - root * root;
+        // (root + ½)² lies between two integers: rest > root says that n is above. No carry to 2^24:
+        // the largest n is (2^24−1)² + 2^24 − 1.
+        let root = (root + (rest > root) as u64) as u32;
+        Some((((exp >> 1) + 127) as u32 * (1 << 23) + (root & 0x007f_ffff), rest != 0))
+    }
+    #[inline]
+    fn fast_mul_add(self, b: Self, c: Self) -> Option<(Self, bool)> {
+        if !(usable32(self) && usable32(b) && usable32(c)) {
+            return None;
+        }
+        // The product is exact in a double. Its sum with c is rounded there to odd (TwoSum gives the
+        // error, nothing comes near overflow), which leaves the second rounding right: 53 ≥ 24 + 2.
+        let p = f32::from_bits(self) as f64 * f32::from_bits(b) as f64;
+        let c = f32::from_bits(c) as f64;
+        let sum = p + c;
+        let cc = sum - p;
+        let error = (p - (sum - cc)) + (c - cc);
+        let bits = sum.to_bits();
+        let odd = if error == 0.0 || bits & 1 != 0 {
+            sum
+        } else if (error > 0.0) == (sum > 0.0) {
+            f64::from_bits(bits + 1)
+        } else {
+            f64::from_bits(bits - 1)
+        };
+        let r = odd as f32;
+        accepted32(r).then_some((r.to_bits(), error != 0.0 || r as f64 != odd))
+    }
+    #[inline]
+    fn fast_compare(self, other: Self) -> Option<Relation> {
+        let usable = usable32(self) && usable32(other);
+        usable.then(|| relation_of(f32::from_bits(self), f32::from_bits(other)))
     }
     #[inline]
     fn fast_add(self, other: Self, sticky_pe: bool) -> Option<(Self, bool)> {
@@ -134,6 +191,42 @@ impl Pattern for u64 {
     }
     fn negated(self) -> Self {
         self ^ 1 << 63
+    }
+    #[inline]
+    fn fast_sqrt(self) -> Option<(Self, bool)> {
+        if !usable64(self) || (self as i64) <= 0 {
+            return None;
+        }
+        // m × 2^52 with m in [1, 4), as for single precision.
+        let exp = (self >> 52) as i32 - 1023;
+        let m = significand64(self) << (exp & 1);
+        let n = (m as u128) << 52;
+        // Newton's steps for 1/√m from a guess good to 4 bits: the estimate is within a few units in the
+        // last place, and the loops make it the exact floor of √n, whatever it is.
+        let x = m as f64 * (1.0 / (1u64 << 52) as f64);
+        let mut y = f64::from_bits(0x5fe6_eb50_c7b5_37a9 - (x.to_bits() >> 1));
+        for _ in 0..4 {
+            y *= 1.5 - 0.5 * x * y * y;
+        }
+        let mut root = (x * y * (1u64 << 52) as f64) as u64;
+        while root as u128 * root as u128 > n {
+            root -= 1;
+        }
+        while (root as u128 + 1) * (root as u128 + 1) <= n {
+            root += 1;
+        }
+        let rest = (n - root as u128 * root as u128) as u64;
+        let root = root + (rest > root) as u64;
+        Some((((exp >> 1) + 1023) as u64 * (1 << 52) + (root & 0x000f_ffff_ffff_ffff), rest != 0))
+    }
+    #[inline]
+    fn fast_mul_add(self, _: Self, _: Self) -> Option<(Self, bool)> {
+        None
+    }
+    #[inline]
+    fn fast_compare(self, other: Self) -> Option<Relation> {
+        let usable = usable64(self) && usable64(other);
+        usable.then(|| relation_of(f64::from_bits(self), f64::from_bits(other)))
     }
     #[inline]
     fn fast_add(self, other: Self, sticky_pe: bool) -> Option<(Self, bool)> {
@@ -352,6 +445,11 @@ fn div_slow<T: SseFloat>(a: T, b: T, env: &mut Env) -> T {
 
 /// SQRTSS, SQRTPS, SQRTSD, SQRTPD. IE for SNaN and numbers below zero.
 pub fn sqrt<T: SseFloat>(a: T, env: &mut Env) -> T {
+    fast(env, |_| a.fast_sqrt()).unwrap_or_else(|| sqrt_slow(a, env))
+}
+
+#[cold]
+fn sqrt_slow<T: SseFloat>(a: T, env: &mut Env) -> T {
     let a = open(a, env);
     if let Some(nan) = propagate(&[&a], env) {
         return close(Fields::quieted(T::FORMAT, &nan));
@@ -384,6 +482,15 @@ pub struct Negate {
 /// (FMA) Numeric Behavior"). NaN priority: `a`, `b`, `c`. IE for SNaN, 0 × ∞ (unless an operand is a
 /// QNaN) and ∞ − ∞.
 pub fn mul_add<T: SseFloat>(a: T, b: T, c: T, negate: Negate, env: &mut Env) -> T {
+    let quick = fast(env, |_| {
+        let a = if negate.product { a.negated() } else { a };
+        let c = if negate.addend { c.negated() } else { c };
+        a.fast_mul_add(b, c)
+    });
+    quick.unwrap_or_else(|| mul_add_slow(a, b, c, negate, env))
+}
+
+fn mul_add_slow<T: SseFloat>(a: T, b: T, c: T, negate: Negate, env: &mut Env) -> T {
     let (a, b, mut c) = (open(a, env), open(b, env), open(c, env));
     if let Some(nan) = propagate(&[&a, &b, &c], env) {
         return close(Fields::quieted(T::FORMAT, &nan));
@@ -443,6 +550,9 @@ fn pick<T: SseFloat>(a: T, b: T, first_if: Relation, env: &mut Env) -> T {
 
 /// COMISS, COMISD ([`Signal::AnyNan`]), UCOMISS, UCOMISD ([`Signal::Snan`]).
 pub fn compare<T: SseFloat>(a: T, b: T, signal: Signal, env: &mut Env) -> Relation {
+    if let Some(relation) = a.fast_compare(b) {
+        return relation;
+    }
     let (a, b) = (open(a, env), open(b, env));
     if a.is_nan() || b.is_nan() {
         if signal == Signal::AnyNan
@@ -514,20 +624,29 @@ pub fn round_to_integral<T: SseFloat>(
     if u.is_zero() {
         return close(Fields::zero(u.sign));
     }
-    if u.is_infinite() || u.exp >= T::FORMAT.precision as i32 - 1 {
+    let fraction_bits = T::FORMAT.precision as i32 - 1;
+    if u.is_infinite() || u.exp >= fraction_bits {
         return a;
     }
-    let Some((integer, inexact, _)) = round_to_u64(&u.exact(), rounding) else {
-        return a;
+    // Bits of the pattern below the binary point; below ½ all of the number is.
+    let below = if u.exp < 0 { 0 } else { (1u64 << (fraction_bits - u.exp)) - 1 };
+    let (odd, half, rest) = match u.exp {
+        ..-1 => (false, false, true),
+        -1 => (false, true, u.sig << 1 != 0),
+        _ => {
+            let fraction = u.sig << u.exp << 1;
+            (u.exp == 0 || u.sig << (u.exp - 1) >> 62 & 1 != 0, fraction >> 63 != 0, fraction << 1 != 0)
+        }
     };
-    if inexact && !suppress_pe {
+    if (half || rest) && !suppress_pe {
         env.raise(Flags::PE);
     }
-    match Exact::normalized(u.sign, 127, integer as u128) {
-        // At most 53 bits: exact, nothing is raised.
-        Some(x) => rounded(x, env),
-        None => close(Fields::zero(u.sign)),
+    let up = rounds_up(rounding, u.sign, odd, half, rest);
+    if u.exp < 0 {
+        return close(if up { Fields::one(T::FORMAT, u.sign) } else { Fields::zero(u.sign) });
     }
+    // A carry out of the fraction makes the next power of two.
+    T::from_bits((a.bits() & !below) + if up { below + 1 } else { 0 })
 }
 
 /// The integer of |a| and its sign if `fits`, else IE. Denormals raise no DE.
@@ -642,11 +761,21 @@ fn convert(u: Unpacked, to: Format, env: &mut Env) -> u64 {
 
 /// CVTSS2SD, CVTPS2PD. IE for SNaN, DE.
 pub fn f32_to_f64(a: u32, env: &mut Env) -> u64 {
+    if usable32(a) {
+        return (f32::from_bits(a) as f64).to_bits(); // exact
+    }
     convert(open(a, env), F64_FORMAT, env)
 }
 
 /// CVTSD2SS, CVTPD2PS. IE for SNaN, DE, OE, UE, PE.
 pub fn f64_to_f32(a: u64, env: &mut Env) -> u32 {
+    let r = f64::from_bits(a) as f32;
+    if env.rounding == Rounding::NearestEven && usable64(a) && accepted32(r) {
+        if r as f64 != f64::from_bits(a) {
+            env.raise(Flags::PE);
+        }
+        return r.to_bits();
+    }
     convert(open(a, env), F32_FORMAT, env) as u32
 }
 
