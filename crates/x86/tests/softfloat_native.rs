@@ -470,7 +470,9 @@ fn vcvtusi2sd_and_vcvtusi2ss_are_the_processors() {
         }
         one!("vcvtusi2sd {r}, {r}, {a:r}", u64, sse::from_u64);
         one!("vcvtusi2ss {r}, {r}, {a:r}", u32, sse::from_u64);
-        one!("vcvtusi2ss {r}, {r}, {a:e}", u32, |n: u64, e: &mut Env| sse::from_u32(n as u32, e));
+        one!("vcvtusi2ss {r}, {r}, {a:e}", u32, |n: u64, e: &mut Env| {
+            sse::from_u32(n as u32, e)
+        });
     }
 }
 
@@ -783,7 +785,10 @@ mod unmasked {
         |_, b, e| sse::round_to_integral(b, e.rounding, false, e)
     );
 
-    scalar!(comisd_faults_as_the_processor, u64, "comisd", |a, b, e| { sse::compare(a, b, Signal::AnyNan, e); a });
+    scalar!(comisd_faults_as_the_processor, u64, "comisd", |a, b, e| {
+        sse::compare(a, b, Signal::AnyNan, e);
+        a
+    });
 
     #[test]
     fn vfmadd213sd_faults_as_the_processor() {
@@ -804,7 +809,11 @@ mod unmasked {
             let mut env = Env::from_mxcsr(csr);
             let ours = sse::mul_add(b, a, c, Negate::default(), &mut env);
             let native = (fault.is_some(), fault.unwrap_or(sticky), x.to_bits());
-            let mine = (env.fault(), flags(&env), if env.fault() { native.2 } else { ours });
+            let mine = (
+                env.fault(),
+                flags(&env),
+                if env.fault() { native.2 } else { ours },
+            );
             if mine != native {
                 failures.note(format!("vfmadd213sd {a:x}, {b:x}, {c:x}, MXCSR {csr:x}: ours {mine:x?} native {native:x?}"));
             }
@@ -1433,8 +1442,13 @@ transcendental!(fyl2xp1_is_within_an_ulp, "fyl2xp1", st0, |a, b, e| Some(
 fn speed() {
     use std::hint::black_box;
     let mut r = Random::new();
-    let values: Vec<u64> = (0..1024).map(|_| (0x3fd + r.below(8)) << 52 | r.next() >> 12).collect();
-    let extended: Vec<F80> = values.iter().map(|v| x87::from_f64(*v, &mut Env::DEFAULT)).collect();
+    let values: Vec<u64> = (0..1024)
+        .map(|_| (0x3fd + r.below(8)) << 52 | r.next() >> 12)
+        .collect();
+    let extended: Vec<F80> = values
+        .iter()
+        .map(|v| x87::from_f64(*v, &mut Env::DEFAULT))
+        .collect();
     macro_rules! measure {
         ($name:literal, $env:expr, $from:ident, $f:expr) => {{
             let mut env = $env;
@@ -1446,11 +1460,21 @@ fn speed() {
                     env.flags = $env.flags;
                 }
             }
-            println!("{:<28}{:8.1} ns", $name, start.elapsed().as_nanos() as f64 / (rounds * 1023) as f64);
+            println!(
+                "{:<28}{:8.1} ns",
+                $name,
+                start.elapsed().as_nanos() as f64 / (rounds * 1023) as f64
+            );
         }};
     }
-    let sticky = Env { flags: Flags::PE, ..Env::DEFAULT };
-    let down = Env { rounding: Rounding::Down, ..Env::DEFAULT };
+    let sticky = Env {
+        flags: Flags::PE,
+        ..Env::DEFAULT
+    };
+    let down = Env {
+        rounding: Rounding::Down,
+        ..Env::DEFAULT
+    };
     measure!("addsd sticky PE", sticky, values, sse::add::<u64>);
     measure!("addsd", Env::DEFAULT, values, sse::add::<u64>);
     measure!("addsd rounding down", down, values, sse::add::<u64>);
@@ -1461,20 +1485,51 @@ fn speed() {
     measure!("divsd", Env::DEFAULT, values, sse::div::<u64>);
     measure!("divsd rounding down", down, values, sse::div::<u64>);
     measure!("sqrtsd", sticky, values, |a, _, e| sse::sqrt::<u64>(a, e));
-    measure!("vfmadd213sd", sticky, values, |a, b, e| sse::mul_add::<u64>(a, b, a, Negate::default(), e));
-    measure!("comisd", sticky, values, |a: u64, b: u64, e: &mut Env| sse::compare(a, b, Signal::AnyNan, e));
-    measure!("cvttsd2si", sticky, values, |a: u64, _, e: &mut Env| sse::to_i64(a, Rounding::Zero, e));
-    measure!("cvtsi2sd", sticky, values, |a: u64, _, e: &mut Env| sse::from_i64::<u64>(a as i64 >> 20, e));
-    measure!("cvtsd2ss", sticky, values, |a: u64, _, e: &mut Env| sse::f64_to_f32(a, e));
-    measure!("roundsd", sticky, values, |a: u64, _, e: &mut Env| sse::round_to_integral(a, Rounding::Down, false, e));
+    measure!(
+        "vfmadd213sd",
+        sticky,
+        values,
+        |a, b, e| sse::mul_add::<u64>(a, b, a, Negate::default(), e)
+    );
+    measure!("comisd", sticky, values, |a: u64, b: u64, e: &mut Env| {
+        sse::compare(a, b, Signal::AnyNan, e)
+    });
+    measure!("cvttsd2si", sticky, values, |a: u64, _, e: &mut Env| {
+        sse::to_i64(a, Rounding::Zero, e)
+    });
+    measure!("cvtsi2sd", sticky, values, |a: u64, _, e: &mut Env| {
+        sse::from_i64::<u64>(a as i64 >> 20, e)
+    });
+    measure!("cvtsd2ss", sticky, values, |a: u64, _, e: &mut Env| {
+        sse::f64_to_f32(a, e)
+    });
+    measure!("roundsd", sticky, values, |a: u64, _, e: &mut Env| {
+        sse::round_to_integral(a, Rounding::Down, false, e)
+    });
     measure!("fadd", sticky, extended, x87::add);
     measure!("fmul", sticky, extended, x87::mul);
     measure!("fdiv", sticky, extended, x87::div);
-    measure!("fsqrt", sticky, extended, |a, _, e: &mut Env| x87::sqrt(a, e));
-    measure!("fst m64", sticky, extended, |a, _, e: &mut Env| x87::to_f64(a, e));
+    measure!("fsqrt", sticky, extended, |a, _, e: &mut Env| x87::sqrt(
+        a, e
+    ));
+    measure!(
+        "fst m64",
+        sticky,
+        extended,
+        |a, _, e: &mut Env| x87::to_f64(a, e)
+    );
     measure!("fsin", sticky, extended, |a, _, e: &mut Env| x87::sin(a, e));
-    measure!("fptan", sticky, extended, |a, _, e: &mut Env| x87::tan(a, e));
-    measure!("fpatan", sticky, extended, |a, b, e: &mut Env| x87::atan(a, b, e));
-    measure!("fyl2x", sticky, extended, |a, b, e: &mut Env| x87::yl2x(a, b, e));
-    measure!("f2xm1", sticky, extended, |a, _, e: &mut Env| x87::f2xm1(x87::scale(a, x87::from_i32(-4), e), e));
+    measure!("fptan", sticky, extended, |a, _, e: &mut Env| x87::tan(
+        a, e
+    ));
+    measure!("fpatan", sticky, extended, |a, b, e: &mut Env| x87::atan(
+        a, b, e
+    ));
+    measure!("fyl2x", sticky, extended, |a, b, e: &mut Env| x87::yl2x(
+        a, b, e
+    ));
+    measure!("f2xm1", sticky, extended, |a, _, e: &mut Env| x87::f2xm1(
+        x87::scale(a, x87::from_i32(-4), e),
+        e
+    ));
 }

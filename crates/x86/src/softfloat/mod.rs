@@ -408,22 +408,109 @@ mod tests {
     #[test]
     fn sse_results_and_flags_are_the_known_ones() {
         let add: fn(u32, u32, &mut Env) -> u32 = sse::add;
-        let (sub, mul, div): (fn(u32, u32, &mut Env) -> u32, fn(u32, u32, &mut Env) -> u32, fn(u32, u32, &mut Env) -> u32) =
-            (sse::sub, sse::mul, sse::div);
+        let (sub, mul, div): (
+            fn(u32, u32, &mut Env) -> u32,
+            fn(u32, u32, &mut Env) -> u32,
+            fn(u32, u32, &mut Env) -> u32,
+        ) = (sse::sub, sse::mul, sse::div);
         // Operation, operands, MXCSR, result, flags.
         let cases = [
-            (add, 0x3f80_0000, 0x3f80_0000, 0x1f80, 0x4000_0000, Flags::NONE),
-            (add, 0x3f80_0000, 0x3300_0000, 0x1f80, 0x3f80_0000, Flags::PE),
-            (add, 0x3f80_0000, 0x3300_0000, 0x5f80, 0x3f80_0001, Flags::PE), // rounding up
-            (sub, 0x7f80_0000, 0x7f80_0000, 0x1f80, 0xffc0_0000, Flags::IE),
-            (sub, 0x3f80_0000, 0x3f80_0000, 0x3f80, 0x8000_0000, Flags::NONE), // rounding down: −0
-            (mul, 0x7f80_0001, 0xffc0_0000, 0x1f80, 0x7fc0_0001, Flags::IE),   // the first NaN
-            (mul, 0x0080_0000, 0x3f00_0000, 0x1f80, 0x0040_0000, Flags::NONE), // an exact denormal
-            (mul, 0x0080_0000, 0x3f00_0000, 0x9f80, 0x0000_0000, Flags::from_bits(0x30)), // flushed
-            (mul, 0x0040_0000, 0x4000_0000, 0x1fc0, 0x0000_0000, Flags::NONE), // DAZ
-            (div, 0x3f80_0000, 0x8000_0000, 0x1f80, 0xff80_0000, Flags::ZE),
-            (div, 0x0000_0001, 0x3f80_0000, 0x1f80, 0x0000_0001, Flags::DE),
-            (div, 0x7f7f_ffff, 0x3f00_0000, 0x1f80, 0x7f80_0000, Flags::from_bits(0x28)),
+            (
+                add,
+                0x3f80_0000,
+                0x3f80_0000,
+                0x1f80,
+                0x4000_0000,
+                Flags::NONE,
+            ),
+            (
+                add,
+                0x3f80_0000,
+                0x3300_0000,
+                0x1f80,
+                0x3f80_0000,
+                Flags::PE,
+            ),
+            (
+                add,
+                0x3f80_0000,
+                0x3300_0000,
+                0x5f80,
+                0x3f80_0001,
+                Flags::PE,
+            ), // rounding up
+            (
+                sub,
+                0x7f80_0000,
+                0x7f80_0000,
+                0x1f80,
+                0xffc0_0000,
+                Flags::IE,
+            ),
+            (
+                sub,
+                0x3f80_0000,
+                0x3f80_0000,
+                0x3f80,
+                0x8000_0000,
+                Flags::NONE,
+            ), // rounding down: −0
+            (
+                mul,
+                0x7f80_0001,
+                0xffc0_0000,
+                0x1f80,
+                0x7fc0_0001,
+                Flags::IE,
+            ), // the first NaN
+            (
+                mul,
+                0x0080_0000,
+                0x3f00_0000,
+                0x1f80,
+                0x0040_0000,
+                Flags::NONE,
+            ), // an exact denormal
+            (
+                mul,
+                0x0080_0000,
+                0x3f00_0000,
+                0x9f80,
+                0x0000_0000,
+                Flags::from_bits(0x30),
+            ), // flushed
+            (
+                mul,
+                0x0040_0000,
+                0x4000_0000,
+                0x1fc0,
+                0x0000_0000,
+                Flags::NONE,
+            ), // DAZ
+            (
+                div,
+                0x3f80_0000,
+                0x8000_0000,
+                0x1f80,
+                0xff80_0000,
+                Flags::ZE,
+            ),
+            (
+                div,
+                0x0000_0001,
+                0x3f80_0000,
+                0x1f80,
+                0x0000_0001,
+                Flags::DE,
+            ),
+            (
+                div,
+                0x7f7f_ffff,
+                0x3f00_0000,
+                0x1f80,
+                0x7f80_0000,
+                Flags::from_bits(0x28),
+            ),
         ];
         for (n, (op, a, b, mxcsr, result, flags)) in cases.into_iter().enumerate() {
             let mut env = Env::from_mxcsr(mxcsr);
@@ -443,7 +530,10 @@ mod tests {
     fn min_gives_the_second_of_two_zeros_and_compare_signals_as_asked() {
         let mut env = Env::DEFAULT;
         assert_eq!(sse::min::<u32>(0x8000_0000, 0, &mut env), 0);
-        assert_eq!(sse::compare::<u64>(0x7ff8 << 48, 0, Signal::Snan, &mut env), Relation::Unordered);
+        assert_eq!(
+            sse::compare::<u64>(0x7ff8 << 48, 0, Signal::Snan, &mut env),
+            Relation::Unordered
+        );
         assert_eq!(env.flags, Flags::NONE);
         sse::compare::<u64>(0x7ff8 << 48, 0, Signal::AnyNan, &mut env);
         assert_eq!(env.flags, Flags::IE);
@@ -454,23 +544,44 @@ mod tests {
         // (1 + 2^-52)² − (1 + 2^-51) = 2^-104.
         let a = 0x3ff0_0000_0000_0001u64;
         let mut env = Env::DEFAULT;
-        let r = sse::mul_add(a, a, 0x3ff0_0000_0000_0002, Negate { product: false, addend: true }, &mut env);
+        let r = sse::mul_add(
+            a,
+            a,
+            0x3ff0_0000_0000_0002,
+            Negate {
+                product: false,
+                addend: true,
+            },
+            &mut env,
+        );
         assert_eq!((r, env.flags), ((1023 - 104) << 52, Flags::NONE));
     }
 
     #[test]
     fn integers_out_of_range_are_the_integer_indefinite() {
         let mut env = Env::DEFAULT;
-        assert_eq!(sse::to_i32::<u64>(2147483648.0f64.to_bits(), Rounding::Zero, &mut env), i32::MIN);
-        assert_eq!(x87::to_i16(F80::new(0x400e, 1 << 63), Rounding::Zero, &mut env), i16::MIN);
+        assert_eq!(
+            sse::to_i32::<u64>(2147483648.0f64.to_bits(), Rounding::Zero, &mut env),
+            i32::MIN
+        );
+        assert_eq!(
+            x87::to_i16(F80::new(0x400e, 1 << 63), Rounding::Zero, &mut env),
+            i16::MIN
+        );
         assert_eq!(env.flags, Flags::IE);
     }
 
     #[test]
     fn x87_rounds_to_the_precision_of_the_control_word() {
         let third = |precision| {
-            let mut env = Env { precision, ..Env::DEFAULT };
-            (x87::div(F80::ONE, x87::from_i32(3), &mut env).significand, env.c1)
+            let mut env = Env {
+                precision,
+                ..Env::DEFAULT
+            };
+            (
+                x87::div(F80::ONE, x87::from_i32(3), &mut env).significand,
+                env.c1,
+            )
         };
         assert_eq!(third(Precision::Single), (0xaaaa_ab00_0000_0000, true));
         assert_eq!(third(Precision::Double), (0xaaaa_aaaa_aaaa_a800, false));
@@ -479,7 +590,10 @@ mod tests {
 
     #[test]
     fn x87_takes_the_larger_significand_of_two_nans() {
-        let (small, large) = (F80::new(0x7fff, 0xc000_0000_0000_0001), F80::new(0xffff, 0xc000_0000_0000_0002));
+        let (small, large) = (
+            F80::new(0x7fff, 0xc000_0000_0000_0001),
+            F80::new(0xffff, 0xc000_0000_0000_0002),
+        );
         let mut env = Env::DEFAULT;
         assert_eq!(x87::add(small, large, &mut env), large);
         assert_eq!(env.flags, Flags::NONE);
@@ -491,8 +605,15 @@ mod tests {
     #[test]
     fn an_unmasked_x87_overflow_wraps_the_exponent() {
         let mut env = Env::from_fcw(0x37f & !8);
-        let r = x87::mul(F80::new(0x7ffe, 1 << 63), F80::new(0x4001, 1 << 63), &mut env);
-        assert_eq!((r, env.flags), (F80::new((0x8000 - 24576) as u16, 1 << 63), Flags::OE));
+        let r = x87::mul(
+            F80::new(0x7ffe, 1 << 63),
+            F80::new(0x4001, 1 << 63),
+            &mut env,
+        );
+        assert_eq!(
+            (r, env.flags),
+            (F80::new((0x8000 - 24576) as u16, 1 << 63), Flags::OE)
+        );
         assert!(!env.blocks_register_store() && env.blocks_memory_store());
     }
 
@@ -500,9 +621,15 @@ mod tests {
     fn remainders_report_quotient_bits() {
         let mut env = Env::DEFAULT;
         let r = x87::prem(x87::from_i32(17), x87::from_i32(5), &mut env);
-        assert_eq!((r.value, r.quotient, r.incomplete), (x87::from_i32(2), 3, false));
+        assert_eq!(
+            (r.value, r.quotient, r.incomplete),
+            (x87::from_i32(2), 3, false)
+        );
         let r = x87::prem1(x87::from_i32(18), x87::from_i32(5), &mut env);
-        assert_eq!((r.value, r.quotient, r.incomplete), (x87::from_i32(-2), 4, false));
+        assert_eq!(
+            (r.value, r.quotient, r.incomplete),
+            (x87::from_i32(-2), 4, false)
+        );
         assert!(x87::prem(F80::new(0x5000, 1 << 63), x87::from_i32(5), &mut env).incomplete);
     }
 
@@ -533,5 +660,12 @@ mod tests {
         assert_eq!(results, SIGNIFICANDS); // computed apart, to 60 digits
         assert_eq!(x87::sin(F80::new(0x403e, 1 << 63), &mut env), None);
     }
-    const SIGNIFICANDS: [u64; 6] = [0xd76a_a478_4867_7021, 0x8a51_407d_a834_5c92, 0xc759_22e5_f71d_2dc5, 0xc90f_daa2_2168_c235, 0xd413_cccf_e779_9211, 0xcae0_0d1c_fdeb_43d0];
+    const SIGNIFICANDS: [u64; 6] = [
+        0xd76a_a478_4867_7021,
+        0x8a51_407d_a834_5c92,
+        0xc759_22e5_f71d_2dc5,
+        0xc90f_daa2_2168_c235,
+        0xd413_cccf_e779_9211,
+        0xcae0_0d1c_fdeb_43d0,
+    ];
 }

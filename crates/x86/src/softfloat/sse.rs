@@ -108,7 +108,10 @@ impl Pattern for u32 {
         // (root + ½)² lies between two integers: rest > root says that n is above. No carry to 2^24:
         // the largest n is (2^24−1)² + 2^24 − 1.
         let root = (root + (rest > root) as u64) as u32;
-        Some((((exp >> 1) + 127) as u32 * (1 << 23) + (root & 0x007f_ffff), rest != 0))
+        Some((
+            ((exp >> 1) + 127) as u32 * (1 << 23) + (root & 0x007f_ffff),
+            rest != 0,
+        ))
     }
     #[inline]
     fn fast_mul_add(self, b: Self, c: Self) -> Option<(Self, bool)> {
@@ -217,7 +220,10 @@ impl Pattern for u64 {
         }
         let rest = (n - root as u128 * root as u128) as u64;
         let root = root + (rest > root) as u64;
-        Some((((exp >> 1) + 1023) as u64 * (1 << 52) + (root & 0x000f_ffff_ffff_ffff), rest != 0))
+        Some((
+            ((exp >> 1) + 1023) as u64 * (1 << 52) + (root & 0x000f_ffff_ffff_ffff),
+            rest != 0,
+        ))
     }
     #[inline]
     fn fast_mul_add(self, _: Self, _: Self) -> Option<(Self, bool)> {
@@ -629,13 +635,21 @@ pub fn round_to_integral<T: SseFloat>(
         return a;
     }
     // Bits of the pattern below the binary point; below ½ all of the number is.
-    let below = if u.exp < 0 { 0 } else { (1u64 << (fraction_bits - u.exp)) - 1 };
+    let below = if u.exp < 0 {
+        0
+    } else {
+        (1u64 << (fraction_bits - u.exp)) - 1
+    };
     let (odd, half, rest) = match u.exp {
         ..-1 => (false, false, true),
         -1 => (false, true, u.sig << 1 != 0),
         _ => {
             let fraction = u.sig << u.exp << 1;
-            (u.exp == 0 || u.sig << (u.exp - 1) >> 62 & 1 != 0, fraction >> 63 != 0, fraction << 1 != 0)
+            (
+                u.exp == 0 || u.sig << (u.exp - 1) >> 62 & 1 != 0,
+                fraction >> 63 != 0,
+                fraction << 1 != 0,
+            )
         }
     };
     if (half || rest) && !suppress_pe {
@@ -643,7 +657,11 @@ pub fn round_to_integral<T: SseFloat>(
     }
     let up = rounds_up(rounding, u.sign, odd, half, rest);
     if u.exp < 0 {
-        return close(if up { Fields::one(T::FORMAT, u.sign) } else { Fields::zero(u.sign) });
+        return close(if up {
+            Fields::one(T::FORMAT, u.sign)
+        } else {
+            Fields::zero(u.sign)
+        });
     }
     // A carry out of the fraction makes the next power of two.
     T::from_bits((a.bits() & !below) + if up { below + 1 } else { 0 })

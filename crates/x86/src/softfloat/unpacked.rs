@@ -182,7 +182,11 @@ impl Fields {
         }
     }
     pub const fn one(format: Format, sign: bool) -> Self {
-        Self { sign, biased: format.emax as u32, sig: INTEGER_BIT }
+        Self {
+            sign,
+            biased: format.emax as u32,
+            sig: INTEGER_BIT,
+        }
     }
     /// "Real indefinite", the default NaN.
     pub const fn indefinite(format: Format) -> Self {
@@ -314,7 +318,13 @@ impl Exact {
 }
 
 /// Whether the discarded part makes the magnitude go up.
-pub(super) fn rounds_up(rounding: Rounding, sign: bool, kept_odd: bool, half: bool, below_half: bool) -> bool {
+pub(super) fn rounds_up(
+    rounding: Rounding,
+    sign: bool,
+    kept_odd: bool,
+    half: bool,
+    below_half: bool,
+) -> bool {
     match rounding {
         Rounding::NearestEven => half && (below_half || kept_odd),
         Rounding::Down => sign && (half || below_half),
