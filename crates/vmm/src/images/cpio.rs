@@ -95,8 +95,11 @@ pub(super) mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
-    /// Reads an archive back: path, mode, device, contents.
-    pub fn parse(mut bytes: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Path, mode, device, contents.
+    pub type Member = (String, u32, (u32, u32), Vec<u8>);
+
+    /// Reads an archive back.
+    pub fn parse(mut bytes: &[u8]) -> Vec<Member> {
         let mut entries = Vec::new();
         loop {
             assert_eq!(&bytes[..6], b"070701");
@@ -131,7 +134,7 @@ pub(super) mod tests {
         let bytes = sample();
         assert_eq!(bytes.len() % 512, 0);
         let entries = parse(&bytes);
-        let expected: Vec<(String, u32, (u32, u32), Vec<u8>)> = [
+        let expected: Vec<Member> = [
             ("dev", 0o040755, (0, 0), &b""[..]),
             ("dev/console", 0o020600, (5, 1), b""),
             ("init", 0o100755, (0, 0), b"#!/bin/sh\n"),

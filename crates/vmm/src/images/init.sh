@@ -69,7 +69,7 @@ if [ -n "$run" ]; then
 fi
 
 # The power button.
-[ -e /dev/input/event0 ] && acpid >/dev/null 2>&1
+[ -e /dev/input/event0 ] && acpid -l /dev/null -p /run/acpid.pid >/dev/null 2>&1
 
 cpus=$(grep -c '^processor' /proc/cpuinfo)
 [ "$cpus" = 1 ] && cpus="1 processor" || cpus="$cpus processors"

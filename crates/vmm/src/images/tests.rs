@@ -155,7 +155,8 @@ fn the_running_kernel_is_preferred() {
 
 #[test]
 fn a_damaged_cache_is_built_anew() {
-    let damages: [(&str, fn(&Path)); 6] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
         ("a flipped bit", |f| {
             let mut kernel = fs::read(f.join("vmlinuz")).unwrap();
             kernel[100] ^= 1;
