@@ -26,7 +26,8 @@ const KERNELS: [&str; 3] = [
 const PAYLOADS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
 /// Read after the host's configuration. Hooks are for the host's own package state; DEP-11 is
-/// megabytes of icons.
+/// megabytes of icons. apt's own cache of the lists, off in container images, makes the second and
+/// third run of apt here quick.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -35,6 +36,8 @@ const CONFIGURATION: &str = "\
 #clear Acquire::IndexTargets::deb::DEP-11-icons;
 #clear Acquire::IndexTargets::deb::DEP-11-icons-small;
 Acquire::Languages \"none\";
+Acquire::GzipIndexes \"false\";
+Dir::Cache::pkgcache \"pkgcache.bin\";
 Acquire::AllowInsecureRepositories \"false\";
 Acquire::AllowWeakRepositories \"false\";
 APT::Get::AllowUnauthenticated \"false\";
@@ -141,7 +144,7 @@ impl<'a> Apt<'a> {
 
     /// Reads the archives' lists and finds the packages that hold a kernel.
     fn names(&self) -> Result<BTreeSet<String>, ImageError> {
-        let lists = self.folder.join("state/lists/partial");
+        let lists = self.folder.join("state/lists");
         self.retry(|| {
             let watch = Watch {
                 step: "reading the package lists",
@@ -264,15 +267,17 @@ struct Watch<'a> {
 fn size_of(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
-        .filter_map(|entry| entry.metadata().ok())
-        .filter(|found| found.is_file())
-        .map(|found| found.len())
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, found)| match found.is_dir() {
+            true => size_of(&path),
+            false => found.len(),
+        })
         .sum()
 }
 
-/// The first complaint in apt's output, errors before warnings.
+/// The complaint in apt's output that says most.
 fn trouble(output: &str) -> Option<String> {
-    ["E: ", "Err:", "W: "]
+    ["E: ", "W: Failed to fetch ", "Err:", "W: "]
         .iter()
         .find_map(|mark| output.lines().find_map(|line| line.strip_prefix(mark)))
         .map(|line| line.trim().to_owned())
@@ -383,6 +388,11 @@ mod tests {
         assert_eq!(
             trouble("Get:1 x\nW: Failed to fetch y\nE: Z\n").as_deref(),
             Some("Z")
+        );
+        assert_eq!(
+            trouble("Err:1 http://d x\nW: odd\nW: Failed to fetch http://d  no network\n")
+                .as_deref(),
+            Some("http://d  no network")
         );
     }
 }

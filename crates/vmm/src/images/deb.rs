@@ -22,9 +22,10 @@ pub fn unpack(
     let unusable = |reason: String| ImageError::Unusable {
         what: format!("package {}", package.display()),
         reason,
-        way_out: "try again, or give --kernel and --initrd",
     };
     let broken = |error: io::Error| unusable(error.to_string());
+    let file = package.file_name().unwrap_or_default().to_string_lossy();
+    let step = format!("unpacking {}", file.split('_').next().unwrap_or_default());
     let mut archive = ar::Archive::new(File::open(package).map_err(broken)?);
     while let Some(member) = archive.next_entry() {
         let member = member.map_err(broken)?;
@@ -33,13 +34,14 @@ pub fn unpack(
         let total = member.header().size();
         match name {
             "data.tar.xz" => {
-                let member = Counted::new(member, total, progress);
+                let member = Counted::new(member, &step, total, progress);
                 let tar =
                     lzma_rust2::XzReader::new(BufReader::with_capacity(1 << 16, member), true);
                 return unpack_tar(tar, root).map_err(broken);
             }
             "data.tar" => {
-                return unpack_tar(Counted::new(member, total, progress), root).map_err(broken);
+                return unpack_tar(Counted::new(member, &step, total, progress), root)
+                    .map_err(broken);
             }
             _ if name.starts_with("data.tar.") => {
                 let program = dpkg_deb.ok_or_else(|| {
@@ -113,6 +115,7 @@ fn wanted(path: &Path) -> Option<PathBuf> {
 
 /// Reports how much of the package has been read.
 struct Counted<'a, R> {
+    step: String,
     inner: R,
     done: u64,
     total: u64,
@@ -120,8 +123,9 @@ struct Counted<'a, R> {
 }
 
 impl<'a, R> Counted<'a, R> {
-    fn new(inner: R, total: u64, progress: &'a dyn Progress) -> Self {
+    fn new(inner: R, step: &str, total: u64, progress: &'a dyn Progress) -> Self {
         Counted {
+            step: step.to_owned(),
             inner,
             done: 0,
             total,
@@ -134,8 +138,7 @@ impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.done += count as u64;
-        self.progress
-            .step("unpacking packages", self.done, self.total);
+        self.progress.step(&self.step, self.done, self.total);
         Ok(count)
     }
 }

@@ -25,8 +25,7 @@ pub fn pack(modules_folder: &Path, busybox: &[u8]) -> Result<Vec<u8>, ImageError
     if !elf::is_static_program(busybox) {
         return Err(ImageError::Unusable {
             what: "busybox".into(),
-            reason: "it is not a statically linked x86-64 program".into(),
-            way_out: "install busybox-static",
+            reason: "it is not a statically linked x86-64 program: install busybox-static".into(),
         });
     }
     let mut archive = cpio::Writer::default();

@@ -99,18 +99,16 @@ pub enum ImageError {
     #[error("{0}")]
     Apt(String),
     /// A part is not what it should be.
-    #[error("{what}: {reason}; {way_out}")]
+    #[error("{what}: {reason}; try again, or give --kernel and --initrd")]
     Unusable {
         /// The part.
         what: String,
         /// What is wrong.
         reason: String,
-        /// What the user can do.
-        way_out: &'static str,
     },
     /// Neither packages nor the host's own files will do.
     #[error(
-        "no Linux to run: Debian packages: {apt}; this host's own kernel: {host}; connect to the network and try again, or give --kernel and --initrd"
+        "no Linux to run: Debian packages: {apt}; this host's own kernel: {host}; connect to the network, or give --kernel and --initrd"
     )]
     Nothing {
         /// What apt said.
@@ -135,6 +133,14 @@ impl ImageError {
         ImageError::Cache {
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// For a message that gives its own.
+    fn without_way_out(&self) -> String {
+        match self {
+            ImageError::Unusable { what, reason } => format!("{what}: {reason}"),
+            other => other.to_string(),
         }
     }
 }
@@ -242,13 +248,13 @@ impl Host {
             Ok(parts) => return Ok(parts),
             // Where nothing can be written there is no other way either.
             Err(error @ ImageError::Cache { .. }) => return Err(error),
-            Err(error) => error.to_string(),
+            Err(error) => error.without_way_out(),
         };
         tracing::info!("{apt}; trying this host's own kernel");
         progress.step("packing this host's own kernel", 0, 0);
         self.parts_of_host().map_err(|error| ImageError::Nothing {
             apt,
-            host: error.to_string(),
+            host: error.without_way_out(),
         })
     }
 
@@ -363,7 +369,6 @@ fn missing(what: &str, reason: &str) -> ImageError {
     ImageError::Unusable {
         what: what.into(),
         reason: reason.into(),
-        way_out: "give --kernel and --initrd",
     }
 }
 

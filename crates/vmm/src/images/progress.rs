@@ -43,25 +43,25 @@ impl Progress for Terminal {
             .bar
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if shown.as_ref().is_none_or(|(step, _)| step != name) {
-            if let Some((_, old)) = shown.take() {
-                old.finish_and_clear();
-            }
-            let bar = ProgressBar::new(total);
+        let (step, bar) = shown.get_or_insert_with(|| {
+            let bar = ProgressBar::new(0).with_style(ProgressStyle::default_spinner());
+            bar.enable_steady_tick(Duration::from_millis(100));
+            (String::new(), bar)
+        });
+        if step != name {
+            *step = name.to_owned();
+            bar.reset();
             let form = match total {
                 0 => "{spinner} {msg}  {bytes}",
-                _ => "{spinner} {msg}  [{bar:30}] {bytes}/{total_bytes}",
+                _ => "{spinner} {msg}  [{bar:20}] {bytes}/{total_bytes}",
             };
             if let Ok(style) = ProgressStyle::with_template(form) {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_message(name.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(100));
-            *shown = Some((name.to_owned(), bar));
         }
-        if let Some((_, bar)) = shown.as_ref() {
-            bar.set_position(done);
-        }
+        bar.set_length(total);
+        bar.set_position(done);
     }
 
     fn finish(&self) {

@@ -256,7 +256,7 @@ fn with_nothing_to_be_had_the_message_says_what_to_do() {
     let error = host.linux(&Quiet).unwrap_err().to_string();
     assert!(error.contains("apt-get is not in PATH"), "{error}");
     assert!(error.contains("busybox: it is not in PATH"), "{error}");
-    assert!(error.contains("give --kernel and --initrd"), "{error}");
+    assert!(error.contains("or give --kernel and --initrd"), "{error}");
     assert!(!error.contains('\n'), "{error}");
     assert_eq!(entries(&dir.join("cache/moinho")), ["lock"]);
 
