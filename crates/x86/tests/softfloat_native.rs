@@ -1326,7 +1326,7 @@ fn fbld_is_the_processors_even_for_digits_above_nine() {
         for b in &mut m {
             *b = r.next() as u8;
             if valid {
-                *b = (*b >> 4) % 10 << 4 | (*b & 15) % 10;
+                *b = (((*b >> 4) % 10) << 4) | ((*b & 15) % 10);
             }
         }
         let (_, st0, _) =
@@ -1447,7 +1447,7 @@ fn speed() {
         .collect();
     let extended: Vec<F80> = values
         .iter()
-        .map(|v| x87::from_f64(*v, &mut Env::DEFAULT))
+        .map(|v| x87::from_f64(*v, &mut Env::default()))
         .collect();
     macro_rules! measure {
         ($name:literal, $env:expr, $from:ident, $f:expr) => {{

@@ -25,7 +25,7 @@ pub fn to_bcd(a: F80, env: &mut Env) -> [u8; 10] {
     let mut bytes = [0; 10];
     for b in &mut bytes[..9] {
         let pair = (magnitude % 100) as u8;
-        *b = pair / 10 << 4 | pair % 10;
+        *b = ((pair / 10) << 4) | (pair % 10);
         magnitude /= 100;
     }
     bytes[9] = (sign as u8) << 7;

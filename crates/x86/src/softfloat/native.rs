@@ -3,12 +3,13 @@
 //!
 //! The fast paths: the host's own arithmetic, which Rust guarantees to be IEEE 754 round to nearest even
 //! without flushing. They answer only if
-//!   1. the guest rounds to nearest even (checked by the caller),
-//!   2. both operands are zero or normal: neither NaN, infinity nor denormal, so IE and DE cannot be
-//!      raised by an operand and DAZ has nothing to do,
-//!   3. the result is finite and larger in magnitude than the smallest normal. Finite: no overflow, no
-//!      0/0, no x/0. Larger: the exact result is at least the smallest normal, so it is not tiny and
-//!      FTZ has nothing to do.
+//! 1. the guest rounds to nearest even (checked by the caller),
+//! 2. both operands are zero or normal: neither NaN, infinity nor denormal, so IE and DE cannot be
+//!    raised by an operand and DAZ has nothing to do,
+//! 3. the result is finite and larger in magnitude than the smallest normal. Finite: no overflow, no
+//!    0/0, no x/0. Larger: the exact result is at least the smallest normal, so it is not tiny and
+//!    FTZ has nothing to do.
+//!
 //! Then the value is the architectural one and only PE is in question: nothing if it is sticky already,
 //! else the exact error of the result tells, as proved at each function.
 

@@ -347,7 +347,7 @@ fn arctan(t: Wide) -> Wide {
         return arctan_series(t);
     }
     // 16 t rounded; t.exp is -5..=0.
-    let k = ((t.sig >> (122 - t.exp)) as u32 + 1) / 2;
+    let k = ((t.sig >> (122 - t.exp)) as u32).div_ceil(2);
     let k = if k > 16 { 16 } else { k };
     let base = Wide::from_int(k as i32).scaled(-4);
     let rest = t.sub(base).div(Wide::ONE.add(t.mul(base)));

@@ -129,10 +129,10 @@ impl Wide {
         let (ah, al) = (self.sig >> 64, self.sig & LOW);
         let (bh, bl) = (other.sig >> 64, other.sig & LOW);
         let (hl, lh) = (ah * bl, al * bh);
-        let middle = (hl & LOW) + (lh & LOW) + (al * bl >> 64);
+        let middle = (hl & LOW) + (lh & LOW) + ((al * bl) >> 64);
         let high = ah * bh + (hl >> 64) + (lh >> 64) + (middle >> 64);
         let shift = high.leading_zeros(); // 0 or 1
-        let sig = high << shift | (middle >> 63 & 1) * shift as u128;
+        let sig = (high << shift) | ((middle >> 63 & 1) * shift as u128);
         Self {
             sign: self.sign != other.sign,
             exp: self.exp + other.exp + 1 - shift as i32,
@@ -149,7 +149,7 @@ impl Wide {
         let quotient = self.sig / divisor;
         let rest = self.sig % divisor;
         let shift = quotient.leading_zeros(); // at most 64
-        let sig = quotient << shift | (rest << shift) / divisor;
+        let sig = (quotient << shift) | ((rest << shift) / divisor);
         Self {
             sign: self.sign,
             exp: self.exp - shift as i32,
