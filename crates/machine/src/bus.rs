@@ -15,8 +15,8 @@ use x86::{Bus, Event};
 
 /// The bus as processor `cpu` sees it.
 pub struct VcpuBus<'m> {
-    machine: &'m Machine,
-    cpu: u32,
+    pub(crate) machine: &'m Machine,
+    pub(crate) cpu: u32,
 }
 
 /// The low `size` bytes.

@@ -10,6 +10,7 @@
 
 use crate::board::{Board, Connections, Part, Slot};
 use crate::clock::Clock;
+use crate::hub::Hub;
 use crate::lock::Lock;
 use crate::spec::MachineSpec;
 use crate::timers::{TimerId, Timers};
@@ -72,6 +73,7 @@ pub struct Machine {
     spec: MachineSpec,
     memory: Arc<GuestMemory>,
     board: Board,
+    pub(crate) hub: Lock<Hub>,
     clock: Arc<dyn Clock>,
     host: Arc<dyn Host>,
     signals: Vec<Arc<Signals>>,
@@ -84,6 +86,8 @@ pub struct Machine {
     pub trace: Trace,
 }
 
+/// MAXPHYADDR of every CPU model.
+const PHYSICAL_BITS: u32 = 40;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -99,11 +103,14 @@ impl Machine {
         trace: Trace,
     ) -> Result<Machine, String> {
         let signals: Vec<Arc<Signals>> = (0..spec.cpus).map(|_| Arc::default()).collect();
+        let apic_ids: Vec<u32> = (0..spec.cpus).collect();
+        let hub = Lock::new(Hub::new(&apic_ids, PHYSICAL_BITS));
         let board = Board::build(&spec, connections)?;
         Ok(Machine {
             spec,
             memory,
             board,
+            hub,
             clock,
             host,
             signals,
@@ -270,6 +277,13 @@ impl Machine {
 
     /// A deadline was set: wakes the timer's caller if it sleeps for longer.
     pub(crate) fn armed(&self, at_ns: u64) {
+        if self.clock.is_virtual() {
+            // The turn that is going on was cut for the deadlines before it.
+            for signals in &self.signals {
+                signals.raise(Signals::RETURN);
+            }
+            return;
+        }
         if at_ns < self.sleeping_until.load(Ordering::SeqCst) {
             self.host.timers_changed();
         }
@@ -305,7 +319,7 @@ impl Wires for SlotWires<'_> {
         });
         let gsis = self.slot().lines.get(usize::from(line)).copied();
         for gsi in gsis.unwrap_or_default() {
-            self.machine.hub_line(self.slot, *gsi, level);
+            self.machine.hub_line(self.slot, line, *gsi, level);
         }
     }
     fn message(&mut self, message: Message) {
