@@ -6,8 +6,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Smallest machine, in bytes: the first megabyte with its holes.
-pub const MIN_MEMORY: u64 = 1 << 20;
+/// Smallest machine, in bytes: what the boot protocols need.
+pub const MIN_MEMORY: u64 = 2 << 20;
 /// Half of the 40-bit physical address space, less the hole below 4 GiB; the rest is for devices.
 pub const MAX_MEMORY: u64 = (1 << 39) - (1 << 30);
 /// Most processors of one machine.
@@ -251,7 +251,7 @@ mod tests {
                 assert!(error.contains(word), "{error} lacks {word}");
             }
         };
-        check(|s| s.memory = 0, &["memory: ", "at least 1 MiB"]);
+        check(|s| s.memory = 0, &["memory: ", "at least 2 MiB"]);
         check(|s| s.memory = 1 << 50, &["memory: ", "at most 511 GiB"]);
         check(|s| s.memory = 9 * GIB, &["this host", "at most 8 GiB"]);
         check(|s| s.memory = MIB + 1, &["4 KiB"]);

@@ -14,7 +14,6 @@ use x86::CpuState;
 const LEGACY: u64 = 0xa_0000;
 /// From here the first megabyte is RAM again: the shadow of a firmware that is not there.
 const SHADOW: u64 = 0xc_0000;
-const MIB: u64 = 1 << 20;
 const HIGH: u64 = 1 << 32;
 
 /// Maps and places the RAM of a machine.
@@ -33,7 +32,6 @@ pub(crate) fn memory(size: u64) -> Result<GuestMemory, UserError> {
     for (at, len) in pieces.into_iter().filter(|p| p.1 > 0) {
         memory.place(Gpa(at), len, true).map_err(no)?;
     }
-    debug_assert!(size >= MIB);
     Ok(memory)
 }
 
