@@ -35,6 +35,10 @@ pub trait Bus {
     fn retired(&mut self, instructions: u64) {
         let _ = instructions;
     }
+    /// An instruction has run, while [`Vcpu::trace_instructions`] is on.
+    fn instruction(&mut self, retired: &crate::trace::Retired<'_>) {
+        let _ = retired;
+    }
     /// Something happened inside the engine that a trace may want.
     fn event(&mut self, event: Event) {
         let _ = event;
@@ -172,6 +176,11 @@ pub trait Vcpu: Send {
     fn set_state(&mut self, state: &CpuState) -> Result<(), StateError>;
     /// Costs so far.
     fn counters(&self) -> Counters;
+    /// Reports each instruction to [`Bus::instruction`], or stops doing so. False if this engine
+    /// cannot.
+    fn trace_instructions(&mut self, on: bool) -> bool {
+        !on
+    }
 }
 
 /// A way to run processors.

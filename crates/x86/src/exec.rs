@@ -115,6 +115,14 @@ impl Cpu {
         cpu
     }
 
+    /// The architectural state, complete.
+    pub(crate) fn architectural_state(&self) -> CpuState {
+        CpuState {
+            rflags: self.rflags(),
+            ..self.s.clone()
+        }
+    }
+
     /// Code size of the current mode: 16, 32 or 64.
     #[inline(always)]
     pub fn bits(&self) -> u8 {

@@ -12,6 +12,7 @@ use crate::flags::Flags;
 use crate::insn::{self, Insn};
 use crate::mmu::{Access, Place, Rights, is_canonical};
 use crate::state::{Activity, CpuState, Shadow, cr0, cr4, efer, rflags, seg};
+use crate::trace::Retired;
 use crate::trap::{Done, Trap, vector};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -45,6 +46,7 @@ impl Engine for Interpreter {
         Ok(Box::new(InterpVcpu {
             cpu: Cpu::new(id, model.clone(), memory, signals),
             cache: Cache::default(),
+            tracing: false,
         }))
     }
 }
@@ -53,6 +55,7 @@ impl Engine for Interpreter {
 pub struct InterpVcpu {
     cpu: Cpu,
     cache: Cache,
+    tracing: bool,
 }
 
 /// What a block was decoded for.
@@ -230,6 +233,25 @@ impl Exec<'_> {
             return Err(Trap::GP0);
         }
         Ok(cs.base.wrapping_add(rip) & 0xffff_ffff)
+    }
+
+    /// The bytes at RIP as far as they are in one page, for the trace: no fault, no side effect
+    /// but accessed bits that the fetch itself is about to set.
+    #[cold]
+    fn peek(&mut self) -> Vec<u8> {
+        let Ok(linear) = self.fetch_linear() else {
+            return Vec::new();
+        };
+        let cr2 = self.s.cr2;
+        let place = self.locate(linear, Access::Execute, Rights::Program);
+        self.s.cr2 = cr2;
+        let left = (0x1000 - (linear & 0xfff)).min(15);
+        match place {
+            Ok(Place::Ram(at)) => (0..left)
+                .map(|n| self.ram.load(RamOffset(at.0 + n)))
+                .collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Everything besides address and bytes that decoding depends on.
@@ -417,6 +439,10 @@ impl Vcpu for InterpVcpu {
                 x.bus.retired(n);
                 reported = x.counters.instructions;
             }
+            let before = self.tracing.then(|| {
+                limit = 1;
+                (x.architectural_state(), x.bits(), x.peek())
+            });
             let stepping = x.s.rflags & rflags::TF != 0;
             let outcome = self.cache.find(&mut x).and_then(|range| {
                 let room = (budget - spent).min(if limit == 0 { u64::MAX } else { limit as u64 });
@@ -458,6 +484,16 @@ impl Vcpu for InterpVcpu {
                 }
                 Err(Trap::Broken) => Err(x.broken_stop()),
             };
+            if let Some((before, bits, bytes)) = before {
+                let after = x.architectural_state();
+                let (before, after) = (&before, &after);
+                x.bus.instruction(&Retired {
+                    bytes: &bytes,
+                    bits,
+                    before,
+                    after,
+                });
+            }
             if let Err(stop) = outcome {
                 break stop;
             }
@@ -504,5 +540,10 @@ impl Vcpu for InterpVcpu {
 
     fn counters(&self) -> Counters {
         self.cpu.counters
+    }
+
+    fn trace_instructions(&mut self, on: bool) -> bool {
+        self.tracing = on;
+        true
     }
 }

@@ -22,6 +22,7 @@ pub mod mmu;
 pub mod softfloat;
 pub mod state;
 pub mod table;
+pub mod trace;
 pub mod trap;
 
 pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};
