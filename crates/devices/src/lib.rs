@@ -12,6 +12,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi_pm;
 pub mod backend;
 #[cfg(test)]
 pub mod contract;
@@ -21,6 +22,7 @@ pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
 pub mod lapic;
+pub mod mc146818;
 pub mod ns16550;
 pub mod pci;
 pub mod virtio;
