@@ -27,6 +27,8 @@ pub mod lock;
 mod machine;
 pub mod spec;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod timers;
 pub mod trace;
 pub mod vcpu;

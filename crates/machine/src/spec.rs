@@ -254,7 +254,7 @@ mod tests {
         check(|s| s.memory = 0, &["memory: ", "at least 2 MiB"]);
         check(|s| s.memory = 1 << 50, &["memory: ", "at most 511 GiB"]);
         check(|s| s.memory = 9 * GIB, &["this host", "at most 8 GiB"]);
-        check(|s| s.memory = MIB + 1, &["4 KiB"]);
+        check(|s| s.memory = 8 * MIB + 1, &["4 KiB"]);
         check(|s| s.cpus = 0, &["cpus: ", "1 to 64"]);
         check(|s| s.cpus = 65, &["cpus: ", "1 to 64"]);
         MachineSpec::default().validate(None).unwrap();

@@ -94,6 +94,8 @@ impl Machine {
         // The pins that each processor waits for.
         let mut waits: Vec<Option<u32>> = vcpus.iter().map(|_| None).collect();
         while !self.stopping() {
+            // What the timers do now is seen by the looks at the pins below.
+            let next = self.run_timers();
             let mut idle = true;
             for (cpu, vcpu) in vcpus.iter_mut().enumerate() {
                 let pins = self.signals(cpu as u32).get();
@@ -109,7 +111,6 @@ impl Machine {
                     Turn::Waits(pins) => Some(pins),
                 };
             }
-            let next = self.run_timers();
             if idle {
                 match next {
                     Some(at) => self.clock().skip_to(at),
