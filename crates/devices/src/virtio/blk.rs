@@ -360,3 +360,317 @@ impl VirtioDevice for Blk {
         out.value("errors", self.counts.errors);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::{Driver, Transport, combinations};
+    use super::super::{F_EVENT_IDX, F_INDIRECT_DESC};
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Default)]
+    struct Shared {
+        bytes: Vec<u8>,
+        log: Vec<std::string::String>,
+        largest: usize,
+    }
+
+    #[derive(Clone)]
+    struct Ram {
+        shared: Arc<Mutex<Shared>>,
+        read_only: bool,
+    }
+
+    impl Ram {
+        fn new(sectors: usize) -> Ram {
+            let shared = Shared {
+                bytes: (0..sectors * 512).map(|i| (i / 512) as u8).collect(),
+                ..Shared::default()
+            };
+            Ram {
+                shared: Arc::new(Mutex::new(shared)),
+                read_only: false,
+            }
+        }
+    }
+
+    /// The last sector is bad.
+    impl Disk for Ram {
+        fn size(&self) -> u64 {
+            self.shared.lock().unwrap().bytes.len() as u64
+        }
+        fn read_only(&self) -> bool {
+            self.read_only
+        }
+        fn serial(&self) -> &str {
+            "moinho-disk0"
+        }
+        fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<(), BackendError> {
+            let mut s = self.shared.lock().unwrap();
+            let at = at as usize;
+            s.largest = s.largest.max(into.len());
+            if at + into.len() == s.bytes.len() {
+                return Err(BackendError("disk.img: bad sector".into()));
+            }
+            into.copy_from_slice(&s.bytes[at..at + into.len()]);
+            Ok(())
+        }
+        fn write_at(&mut self, at: u64, from: &[u8]) -> Result<(), BackendError> {
+            let mut s = self.shared.lock().unwrap();
+            s.bytes[at as usize..][..from.len()].copy_from_slice(from);
+            Ok(())
+        }
+        fn flush(&mut self) -> Result<(), BackendError> {
+            self.shared.lock().unwrap().log.push("flush".into());
+            Ok(())
+        }
+        fn discard(&mut self, at: u64, len: u64, zero: bool) -> Result<(), BackendError> {
+            let mut s = self.shared.lock().unwrap();
+            s.log.push(std::format!("discard {at:#x} {len:#x} {zero}"));
+            Ok(())
+        }
+    }
+
+    const HEAD: u64 = 0x10_0000;
+    const STATUS: u64 = 0x10_1000;
+    const DATA: u64 = 0x20_0000;
+
+    fn blk(ram: &Ram, features: u64) -> Driver {
+        let device = Box::new(Blk::new(Box::new(ram.clone())));
+        Driver::running(Transport::Pci, device, features | F_RO)
+    }
+
+    fn header(d: &Driver, kind: u32, sector: u64) {
+        let mut b = Vec::new();
+        b.extend(kind.to_le_bytes());
+        b.extend(0u32.to_le_bytes());
+        b.extend(sector.to_le_bytes());
+        d.put(HEAD, &b);
+        d.put(STATUS, &[0xee]);
+    }
+
+    /// One request with data buffers; used length and status.
+    fn request(d: &mut Driver, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> (u32, u8) {
+        header(d, kind, sector);
+        let mut buffers = vec![(HEAD, 16, false)];
+        buffers.extend(data);
+        buffers.push((STATUS, 1, true));
+        if d.features & F_INDIRECT_DESC != 0 {
+            d.add_indirect(0, &buffers);
+        } else {
+            d.add(0, &buffers);
+        }
+        d.kick(0);
+        let (_, len) = d.used(0).expect("the request is done");
+        (len, d.bytes(STATUS, 1)[0])
+    }
+
+    #[test]
+    fn data_are_read_and_written_over_several_segments() {
+        for (transport, features) in combinations() {
+            let ram = Ram::new(64);
+            let device = Box::new(Blk::new(Box::new(ram.clone())));
+            let mut d = Driver::running(transport, device, features);
+            let parts = [(DATA, 100, true), (DATA + 0x1000, 924, true)];
+            assert_eq!(request(&mut d, T_IN, 5, &parts), (1025, S_OK));
+            assert_eq!(d.bytes(DATA, 100), [5; 100]);
+            let tail = d.bytes(DATA + 0x1000, 924);
+            assert_eq!((tail[411], tail[412], tail[923]), (5, 6, 6));
+            let parts = [(DATA, 100, false), (DATA + 0x1000, 412, false)];
+            d.put(DATA, &[0xaa; 100]);
+            d.put(DATA + 0x1000, &[0xbb; 412]);
+            assert_eq!(request(&mut d, T_OUT, 9, &parts), (1, S_OK));
+            let s = ram.shared.lock().unwrap();
+            assert_eq!(s.bytes[9 * 512..9 * 512 + 100], [0xaa; 100]);
+            assert_eq!(s.bytes[9 * 512 + 100..10 * 512], [0xbb; 412]);
+            assert_eq!(s.bytes[10 * 512], 10);
+        }
+    }
+
+    #[test]
+    fn header_and_status_may_be_cut_anywhere() {
+        let mut d = blk(&Ram::new(64), 0);
+        header(&d, T_IN, 7);
+        d.add(
+            0,
+            &[
+                (HEAD, 1, false),
+                (HEAD + 1, 15, false),
+                (DATA, 512, true),
+                (STATUS, 0, true),
+                (STATUS, 1, true),
+            ],
+        );
+        d.kick(0);
+        assert_eq!(d.used(0), Some((0, 513)));
+        assert_eq!(d.bytes(DATA, 512), [7; 512]);
+        header(&d, T_IN, 8);
+        d.add(0, &[(HEAD, 16, false), (DATA, 513, true)]);
+        d.kick(0);
+        assert_eq!(d.used(0), Some((0, 513)));
+        assert_eq!(d.bytes(DATA, 513)[512], S_OK, "data and status in one");
+    }
+
+    #[test]
+    fn a_huge_request_takes_little_memory() {
+        let ram = Ram::new(8192);
+        let mut d = blk(&ram, 0);
+        let parts = [(DATA, 1 << 20, true); 3];
+        assert_eq!(request(&mut d, T_IN, 0, &parts), (3 << 20 | 1, S_OK));
+        assert_eq!(ram.shared.lock().unwrap().largest, BOUNCE);
+    }
+
+    #[test]
+    fn what_is_beyond_the_disk_or_not_whole_sectors_fails() {
+        let mut d = blk(&Ram::new(64), 0);
+        for (sector, len) in [
+            (64, 512),
+            (63, 1024),
+            (u64::MAX, 512),
+            (1 << 55, 512),
+            (0, 511),
+        ] {
+            let data = [(DATA, len, true)];
+            assert_eq!(request(&mut d, T_IN, sector, &data), (0, S_IOERR));
+            let data = [(DATA, len, false)];
+            assert_eq!(request(&mut d, T_OUT, sector, &data), (1, S_IOERR));
+        }
+        assert!(d.wires.events.is_empty(), "the guest's own doing");
+    }
+
+    #[test]
+    fn a_failing_disk_is_an_io_error_and_an_event() {
+        let mut d = blk(&Ram::new(64), 0);
+        assert_eq!(
+            request(&mut d, T_IN, 63, &[(DATA, 512, true)]),
+            (0, S_IOERR)
+        );
+        assert_eq!(
+            d.wires.events,
+            ["test0 (virtio-blk): disk.img: bad sector; the guest sees an I/O error"]
+        );
+    }
+
+    #[test]
+    fn flush_identity_discard_and_write_zeroes_reach_the_disk() {
+        let ram = Ram::new(64);
+        let mut d = blk(&ram, 0);
+        assert_eq!(request(&mut d, T_FLUSH, 0, &[]), (1, S_OK));
+        assert_eq!(
+            request(&mut d, T_GET_ID, 0, &[(DATA, 20, true)]),
+            (21, S_OK)
+        );
+        assert_eq!(d.bytes(DATA, 20), b"moinho-disk0\0\0\0\0\0\0\0\0");
+        let range = |sector: u64, n: u32, flags: u32| {
+            let mut b = sector.to_le_bytes().to_vec();
+            b.extend(n.to_le_bytes());
+            b.extend(flags.to_le_bytes());
+            b
+        };
+        d.put(DATA, &range(8, 8, 0));
+        d.put(DATA + 16, &range(16, 1, 0));
+        let data = [(DATA, 32, false)];
+        assert_eq!(request(&mut d, T_DISCARD, 0, &data), (1, S_OK));
+        d.put(DATA, &range(8, 8, 1));
+        let one = [(DATA, 16, false)];
+        assert_eq!(request(&mut d, T_WRITE_ZEROES, 0, &one), (1, S_OK));
+        assert_eq!(request(&mut d, T_DISCARD, 0, &one), (1, S_UNSUPP));
+        d.put(DATA, &range(60, 8, 0));
+        assert_eq!(request(&mut d, T_DISCARD, 0, &one), (1, S_IOERR));
+        d.put(DATA, &range(0, u32::MAX, 0));
+        assert_eq!(request(&mut d, T_DISCARD, 0, &one), (1, S_IOERR));
+        assert_eq!(request(&mut d, 99, 0, &[]), (1, S_UNSUPP));
+        assert_eq!(
+            ram.shared.lock().unwrap().log,
+            [
+                "flush",
+                "discard 0x1000 0x1000 false",
+                "discard 0x2000 0x200 false",
+                "discard 0x1000 0x1000 true"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_read_only_disk_says_so_and_refuses_writes() {
+        let mut ram = Ram::new(64);
+        ram.read_only = true;
+        let mut d = blk(&ram, 0);
+        assert_eq!(d.features & F_RO, F_RO);
+        assert_eq!(d.offered() & (F_DISCARD | F_WRITE_ZEROES), 0);
+        assert_eq!(
+            request(&mut d, T_OUT, 0, &[(DATA, 512, false)]),
+            (1, S_IOERR)
+        );
+        assert_eq!(
+            request(&mut d, T_DISCARD, 0, &[(DATA, 16, false)]),
+            (1, S_IOERR)
+        );
+    }
+
+    #[test]
+    fn the_configuration_tells_the_capacity() {
+        let mut d = blk(&Ram::new(64), 0);
+        assert_eq!(d.device_config(0, 4), 64);
+        assert_eq!(d.device_config(0, 8), 64);
+        assert_eq!(d.device_config(12, 4), 254);
+        assert_eq!(d.device_config(20, 4), 512);
+        assert_eq!(d.device_config(34, 2), 1);
+        assert_eq!(d.device_config(0xff8, 8), 0);
+    }
+
+    #[test]
+    fn a_request_without_header_or_status_breaks_the_ring() {
+        for buffers in [
+            &[(HEAD, 15, false), (STATUS, 1, true)][..],
+            &[(HEAD, 16, false)][..],
+        ] {
+            let mut d = blk(&Ram::new(64), 0);
+            d.add(0, buffers);
+            d.kick(0);
+            assert_eq!(d.status() & 0x40, 0x40);
+            assert_eq!(d.used(0), None);
+        }
+    }
+
+    #[test]
+    fn several_requests_in_one_notification_are_all_done() {
+        let mut d = blk(&Ram::new(64), F_EVENT_IDX);
+        header(&d, T_IN, 3);
+        let ring = d.ring(0);
+        d.table(ring, 0, &[(HEAD, 16, false), (DATA, 513, true)]);
+        d.table(ring, 2, &[(HEAD, 16, false), (DATA + 0x1000, 513, true)]);
+        d.offer(0, 0);
+        d.offer(0, 2);
+        d.kick(0);
+        assert_eq!(d.used(0), Some((0, 513)));
+        assert_eq!(d.used(0), Some((2, 513)));
+        assert_eq!(d.bytes(DATA + 0x1000, 512), [3; 512]);
+    }
+
+    #[test]
+    fn random_rings_never_panic() {
+        let mut random = crate::contract::Random::new(7);
+        for _ in 0..3000 {
+            let mut d = blk(&Ram::new(64), F_INDIRECT_DESC | F_EVENT_IDX);
+            for i in 0..8 {
+                let at = HEAD + random.below(4) * 0x400;
+                let len = [16, 1, 512, 513, 32, 0][random.below(6) as usize];
+                let flags = random.below(8) as u16;
+                let next = random.below(9) as u16;
+                let ring = d.ring(0);
+                d.descriptor(ring, i, at, len, flags, next);
+                d.descriptor(HEAD + 0x400, i, at, len, flags & 3, next);
+            }
+            header(
+                &d,
+                [0, 1, 4, 8, 11, 13][random.below(6) as usize],
+                random.below(70),
+            );
+            for _ in 0..random.below(8) {
+                d.offer(0, random.below(8) as u16);
+            }
+            d.kick(0);
+        }
+    }
+}

@@ -165,3 +165,111 @@ impl VirtioDevice for Console {
         out.value("sent of the current buffer", self.state.sent);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::{Driver, Transport, combinations};
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Default)]
+    struct Wire {
+        input: VecDeque<u8>,
+        output: Vec<u8>,
+        /// How many more bytes it takes.
+        room: usize,
+        window: Option<(u16, u16)>,
+    }
+
+    #[derive(Clone, Default)]
+    struct End(Arc<Mutex<Wire>>);
+
+    impl Stream for End {
+        fn receive(&mut self, into: &mut [u8]) -> usize {
+            let mut w = self.0.lock().unwrap();
+            let n = into.len().min(w.input.len());
+            for (to, from) in into.iter_mut().zip(w.input.drain(..n)) {
+                *to = from;
+            }
+            n
+        }
+        fn send(&mut self, from: &[u8]) -> usize {
+            let mut w = self.0.lock().unwrap();
+            let n = from.len().min(w.room);
+            w.room -= n;
+            w.output.extend(&from[..n]);
+            n
+        }
+        fn window(&self) -> Option<(u16, u16)> {
+            self.0.lock().unwrap().window
+        }
+    }
+
+    const DATA: u64 = 0x10_0000;
+
+    fn console(transport: Transport, features: u64) -> (Driver, End) {
+        let end = End::default();
+        end.0.lock().unwrap().window = Some((80, 25));
+        let device = Box::new(Console::new(Box::new(end.clone())));
+        (Driver::running(transport, device, features | 7), end)
+    }
+
+    #[test]
+    fn input_waits_for_buffers_and_buffers_wait_for_input() {
+        for (transport, features) in combinations() {
+            let (mut d, end) = console(transport, features);
+            d.add(0, &[(DATA, 4, true)]);
+            d.kick(0);
+            assert_eq!(d.used(0), None);
+            end.0.lock().unwrap().input.extend(b"abcdef");
+            d.with(|d, cx| d.completion(cx));
+            assert_eq!(d.used(0), Some((0, 4)));
+            assert_eq!(d.bytes(DATA, 4), b"abcd");
+            assert!(d.line());
+            d.add(0, &[(DATA, 4, true)]);
+            d.kick(0);
+            assert_eq!(d.used(0), Some((0, 2)));
+            assert_eq!(d.bytes(DATA, 2), b"ef");
+        }
+    }
+
+    #[test]
+    fn output_the_stream_does_not_take_is_offered_again_and_none_is_lost() {
+        for (transport, features) in combinations() {
+            let (mut d, end) = console(transport, features);
+            let text: Vec<u8> = (0..10_000).map(|i| i as u8).collect();
+            d.put(DATA, &text);
+            end.0.lock().unwrap().room = 4100;
+            d.add(1, &[(DATA, 5000, false), (DATA + 5000, 5000, false)]);
+            d.kick(1);
+            assert_eq!(d.used(1), None);
+            end.0.lock().unwrap().room = 10_000;
+            d.with(|d, cx| d.completion(cx));
+            assert_eq!(d.used(1), Some((0, 0)));
+            assert!(end.0.lock().unwrap().output == text);
+        }
+    }
+
+    #[test]
+    fn the_window_is_told_and_its_change_interrupts() {
+        let (mut d, end) = console(Transport::Pci, 0);
+        assert_eq!((d.device_config(0, 2), d.device_config(2, 2)), (80, 25));
+        end.0.lock().unwrap().window = Some((132, 43));
+        d.with(|d, cx| d.completion(cx));
+        assert_eq!(d.acknowledge(), 2);
+        assert_eq!((d.device_config(0, 2), d.device_config(2, 2)), (132, 43));
+    }
+
+    #[test]
+    fn the_emergency_write_needs_no_queue() {
+        let end = End::default();
+        end.0.lock().unwrap().room = 10;
+        let mut d = Driver::new(
+            Transport::Mmio,
+            Box::new(Console::new(Box::new(end.clone()))),
+        );
+        d.write(0, 0x108, 4, b'!'.into());
+        assert_eq!(end.0.lock().unwrap().output, b"!");
+    }
+}
