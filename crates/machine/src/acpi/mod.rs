@@ -11,8 +11,10 @@
 //! | PM1a event | 0x600, 4 bytes | status, enable |
 //! | PM1a control | 0x604, 2 bytes | SCI_EN is always set: SMI_CMD is 0, there is no legacy mode |
 //! | PM timer | 0x608, 4 bytes | 24 bits promised |
-//! | GPE0 | given, 4 bytes | two of status, two of enable; absent unless given |
+//! | GPE0 | given (0x620), 16 bytes | eight of status, eight of enable; absent unless given |
 //! | reset | 0xCF9 | write 0x06 |
+//!
+//! These are the registers of the device `acpi_pm`, which must start with SCI_EN set.
 //!
 //! SCI is GSI 9, level, active low. S5 is SLP_TYP [`S5_SLEEP_TYPE`]. The power button is the
 //! fixed one of PM1, so there is no PNP0C0C device (ACPI 4.8.2.2.1.1). INTx pin `p` of PCI
@@ -49,6 +51,8 @@ pub const RESET_REG: (u16, u8) = (0xcf9, 0x06);
 pub const IOAPIC_BASE: u32 = 0xfec0_0000;
 /// The HPET.
 pub const HPET_BASE: u32 = 0xfed0_0000;
+/// Eight bytes of status and eight of enable, as `acpi_pm` has them.
+const GPE0_LEN: u8 = 16;
 const LAPIC_BASE: u32 = 0xfee0_0000;
 const PCI_GSI_BASE: u32 = 16;
 const PCI_GSIS: u32 = 8;
@@ -112,7 +116,7 @@ pub struct AcpiParams {
     pub hpet: bool,
     /// A VGA adapter.
     pub vga: bool,
-    /// First port of the GPE0 block, if there is one.
+    /// First port of the GPE0 block, 16 bytes, if there is one (`acpi_pm` has it at 0x620).
     pub gpe0: Option<u16>,
 }
 
@@ -314,8 +318,8 @@ fn fadt(params: &AcpiParams, facs: u32, dsdt: u32) -> Vec<u8> {
     put(208, &io_address(PM_TMR, 4, 4));
     if let Some(gpe0) = params.gpe0 {
         put(80, &port(gpe0));
-        put(92, &[4]);
-        put(220, &io_address(gpe0, 4, 1));
+        put(92, &[GPE0_LEN]);
+        put(220, &io_address(gpe0, GPE0_LEN, 1));
     }
     put(268, b"MOINHO\0\0");
     table(b"FACP", 6, &out[36..])
