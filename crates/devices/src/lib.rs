@@ -19,6 +19,7 @@ pub mod contract;
 pub mod debug_port;
 mod device;
 pub mod hpet;
+pub mod i8042;
 pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
