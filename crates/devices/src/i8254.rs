@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 pub const FREQUENCY_HZ: u64 = 1_193_182;
 /// Half a period of the DRAM refresh request, as the toggle in port 0x61 shows it.
 const REFRESH_NS: u64 = 15_085;
+/// A periodic mode does not interrupt more often than this many clocks apart (10 µs), whatever the
+/// guest asks for: a count of 1 would keep a host processor busy. The phase is kept.
+const MIN_PERIOD: i64 = 12;
 const NS_PER_S: u128 = 1_000_000_000;
 
 /// Machine time to input clocks since power-on.
@@ -342,7 +345,10 @@ impl Channel {
 }
 
 fn to_bcd(value: u16) -> u16 {
-    value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 % 10 << 12
+    (value % 10)
+        | ((value / 10 % 10) << 4)
+        | ((value / 100 % 10) << 8)
+        | ((value / 1000 % 10) << 12)
 }
 
 /// Digits above 9, which the datasheet excludes, count as they would in a decimal carry.
@@ -403,7 +409,12 @@ impl Pit {
     }
 
     fn arm(&mut self, cx: &mut Context<'_>, tick: i64) {
-        self.next_edge = self.channels[0].next_rise(tick);
+        let channel = &self.channels[0];
+        let slack = match channel.mode {
+            2 | 3 => (MIN_PERIOD - channel.period()).max(0),
+            _ => 0,
+        };
+        self.next_edge = channel.next_rise(tick + slack);
         cx.wires.arm(0, self.next_edge.map(time_ns));
     }
 
@@ -433,7 +444,7 @@ impl Pit {
             (0, 0..=2) => self.channels[(offset & 3) as usize].read(tick),
             (1, 0) => {
                 self.port61
-                    | ((now_ns / REFRESH_NS & 1) as u8) << 4
+                    | (((now_ns / REFRESH_NS) & 1) as u8) << 4
                     | u8::from(self.channels[2].out(tick)) << 5
             }
             _ => 0xff,

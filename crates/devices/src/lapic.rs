@@ -156,6 +156,10 @@ impl TscClock {
     }
 }
 
+/// A periodic timer does not fire more often than this, whatever the guest asks for: a period of
+/// 1 ns would keep a host processor busy. Interrupts between are lost; the phase is kept.
+const MIN_PERIOD_NS: u64 = 10_000;
+
 /// The access is illegal: #GP(0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GeneralProtection;
@@ -431,7 +435,9 @@ impl Lapic {
         self.s.timer.tsc_deadline = 0;
         let period = self.timer_period_ns();
         if self.timer_mode() == 1 && period != 0 {
-            let cycle = at.saturating_add((now_ns - at) / period * period);
+            let slack = MIN_PERIOD_NS.saturating_sub(period);
+            let late = (now_ns - at).saturating_add(slack);
+            let cycle = at.saturating_add(late / period * period);
             self.s.timer.since_ns = cycle;
             self.s.timer.count = self.s.timer.initial;
             self.s.timer.deadline_ns = cycle.checked_add(period);
@@ -1068,14 +1074,25 @@ mod tests {
         let mut lapic = enabled(0);
         write(&mut lapic, 0x3e0, 0xb, 0);
         write(&mut lapic, 0x320, 0x2_0040, 0);
-        write(&mut lapic, 0x380, 1000, 7);
-        assert_eq!(lapic.deadline_ns(), Some(1007));
-        lapic.timer(1007, &mut Log::default());
-        assert_eq!(lapic.deadline_ns(), Some(2007));
-        assert_eq!(read(&mut lapic, 0x390, 4107), 900, "the call is late");
-        lapic.timer(4107, &mut Log::default());
-        assert_eq!(lapic.deadline_ns(), Some(5007));
-        assert_eq!(read(&mut lapic, 0x390, 4107), 900);
+        write(&mut lapic, 0x380, 10_000, 7);
+        assert_eq!(lapic.deadline_ns(), Some(10_007));
+        lapic.timer(10_007, &mut Log::default());
+        assert_eq!(lapic.deadline_ns(), Some(20_007));
+        assert_eq!(read(&mut lapic, 0x390, 41_007), 9_000, "the call is late");
+        lapic.timer(41_007, &mut Log::default());
+        assert_eq!(lapic.deadline_ns(), Some(50_007));
+        assert_eq!(read(&mut lapic, 0x390, 41_007), 9_000);
+    }
+
+    #[test]
+    fn a_period_too_short_for_the_host_skips_beats_and_keeps_the_phase() {
+        let mut lapic = enabled(0);
+        write(&mut lapic, 0x3e0, 0xb, 0);
+        write(&mut lapic, 0x320, 0x2_0040, 0);
+        write(&mut lapic, 0x380, 7, 0);
+        lapic.timer(7, &mut Log::default());
+        let next = lapic.deadline_ns().unwrap();
+        assert!(next >= 10_000 && next.is_multiple_of(7), "{next}");
     }
 
     #[test]

@@ -215,7 +215,7 @@ impl Rtc {
         if self.b() & B_BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
@@ -260,7 +260,7 @@ impl Rtc {
         self.cmos[0x08] = self.encode(civil.month);
         self.cmos[0x09] = self.encode(civil.year.rem_euclid(100));
         let century = civil.year.div_euclid(100).clamp(0, 99) as u8;
-        self.cmos[usize::from(CENTURY)] = century / 10 << 4 | century % 10;
+        self.cmos[usize::from(CENTURY)] = ((century / 10) << 4) | (century % 10);
     }
 
     /// The time that the registers say.
