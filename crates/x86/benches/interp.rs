@@ -59,8 +59,9 @@ fn main() {
         memory.write(Gpa(0x1000), code).expect("inside RAM");
         let signals = Arc::new(Signals::default());
         let model = CpuModel::everything();
-        let mut vcpu =
-            x86::interp::Interpreter.vcpu(0, &model, memory, signals).expect("a processor");
+        let mut vcpu = x86::interp::Interpreter
+            .vcpu(0, &model, memory, signals)
+            .expect("a processor");
         let mut state = CpuState::reset(0, true);
         state.cr0 |= cr0::PE;
         let flat = |kind: u16| Segment {
@@ -78,6 +79,9 @@ fn main() {
         let count = 100_000_000;
         assert_eq!(vcpu.run(&mut NoBus, count), Stop::Budget);
         let seconds = start.elapsed().as_secs_f64();
-        println!("{name:12} {:7.1} million instructions a second", count as f64 / seconds / 1e6);
+        println!(
+            "{name:12} {:7.1} million instructions a second",
+            count as f64 / seconds / 1e6
+        );
     }
 }
