@@ -463,7 +463,7 @@ impl State {
             } else if self.command_byte & CB_KEYBOARD_OFF == 0 && !self.keyboard.queue.is_empty() {
                 let byte = self.keyboard.queue.pop_front().unwrap_or(0);
                 self.keyboard.last = byte;
-                self.from_keyboard(byte);
+                self.take_from_keyboard(byte);
             } else if self.command_byte & CB_MOUSE_OFF == 0 && !self.mouse.queue.is_empty() {
                 let byte = self.mouse.queue.pop_front().unwrap_or(0);
                 self.mouse.last = byte;
@@ -474,7 +474,7 @@ impl State {
         }
     }
 
-    fn from_keyboard(&mut self, byte: u8) {
+    fn take_from_keyboard(&mut self, byte: u8) {
         if self.command_byte & CB_TRANSLATE == 0 {
             self.break_code = false;
             self.output = Some((byte, Source::Keyboard));
@@ -815,7 +815,7 @@ mod tests {
                 got.push(self.with(|c, cx| c.read(cx, 0, 0, 1) as u16) | mouse);
             }
         }
-        fn to_mouse(&mut self, bytes: &[u8]) -> Vec<u16> {
+        fn mouse_command(&mut self, bytes: &[u8]) -> Vec<u16> {
             let mut got = Vec::new();
             for &b in bytes {
                 self.command(0xd4);
@@ -932,31 +932,31 @@ mod tests {
         b.command(0xa8);
         b.command(0x60);
         b.data(0x47);
-        assert_eq!(b.to_mouse(&[0xff]), [0x1fa, 0x1aa, 0x100]);
+        assert_eq!(b.mouse_command(&[0xff]), [0x1fa, 0x1aa, 0x100]);
         assert!(b.wires.edges[&1] >= 3);
-        assert_eq!(b.to_mouse(&[0xf2]), [0x1fa, 0x100]);
-        b.to_mouse(&[0xf3, 200, 0xf3, 100, 0xf3, 80]);
-        assert_eq!(b.to_mouse(&[0xf2]), [0x1fa, 0x103]);
+        assert_eq!(b.mouse_command(&[0xf2]), [0x1fa, 0x100]);
+        b.mouse_command(&[0xf3, 200, 0xf3, 100, 0xf3, 80]);
+        assert_eq!(b.mouse_command(&[0xf2]), [0x1fa, 0x103]);
         b.with(|c, cx| c.mouse(cx, 5, -3, 0, 0));
         assert_eq!(b.drain(), [], "not reporting");
-        b.to_mouse(&[0xf4]);
+        b.mouse_command(&[0xf4]);
         b.with(|c, cx| c.mouse(cx, 300, 0, -1, 1));
         let got = b.drain();
         assert_eq!(got[..4], [0x109, 0x1ff, 0x100, 0x1ff]);
         assert_eq!(got[4..], [0x109, 0x12d, 0x100, 0x100], "the rest");
         b.with(|c, cx| c.mouse(cx, -1, -2, 0, 1));
         assert_eq!(b.drain(), [0x139, 0x1ff, 0x1fe, 0x100]);
-        assert_eq!(b.to_mouse(&[0xe9]), [0x1fa, 0x124, 0x102, 0x150]);
+        assert_eq!(b.mouse_command(&[0xe9]), [0x1fa, 0x124, 0x102, 0x150]);
     }
 
     #[test]
     fn a_mouse_in_remote_mode_speaks_when_asked() {
         let mut b = Bench::new();
         b.command(0xa8);
-        b.to_mouse(&[0xff, 0xf0, 0xf4]);
+        b.mouse_command(&[0xff, 0xf0, 0xf4]);
         b.with(|c, cx| c.mouse(cx, 1, 1, 0, 2));
         assert_eq!(b.drain(), []);
-        assert_eq!(b.to_mouse(&[0xeb]), [0x1fa, 0x10a, 0x101, 0x101]);
+        assert_eq!(b.mouse_command(&[0xeb]), [0x1fa, 0x10a, 0x101, 0x101]);
     }
 
     #[test]

@@ -128,8 +128,8 @@ impl Msix {
     /// A read of the BAR: doublewords and quadwords; others are undefined and read as ones.
     pub fn read(&self, offset: u64, size: u8) -> u64 {
         match size {
-            4 if offset % 4 == 0 => self.doubleword(offset).into(),
-            8 if offset % 8 == 0 => {
+            4 if offset.is_multiple_of(4) => self.doubleword(offset).into(),
+            8 if offset.is_multiple_of(8) => {
                 u64::from(self.doubleword(offset)) | u64::from(self.doubleword(offset + 4)) << 32
             }
             _ => u64::MAX,
@@ -146,8 +146,8 @@ impl Msix {
         value: u64,
     ) {
         match size {
-            4 if offset % 4 == 0 => self.write_doubleword(offset, value as u32),
-            8 if offset % 8 == 0 => {
+            4 if offset.is_multiple_of(4) => self.write_doubleword(offset, value as u32),
+            8 if offset.is_multiple_of(8) => {
                 self.write_doubleword(offset, value as u32);
                 self.write_doubleword(offset + 4, (value >> 32) as u32);
             }

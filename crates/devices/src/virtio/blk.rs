@@ -2,7 +2,8 @@
 //!
 //! Requests are done one after the other while the driver's notification is handled; data go
 //! through a bounce buffer of at most 1 MiB, whatever the guest asks for. The write cache is the
-//! disk's: VIRTIO_BLK_F_FLUSH is offered, CONFIG_WCE is not. Not offered: several queues,
+//! disk's: VIRTIO_BLK_F_FLUSH is offered, CONFIG_WCE is not; for a driver without FLUSH every
+//! write is flushed. Not offered: several queues,
 //! geometry, topology beyond the physical block size, secure erase, zones, lifetime.
 
 use super::{Broken, Chain, DeviceIo, RingError, VirtioDevice, config_bytes};
@@ -51,6 +52,13 @@ pub struct Blk {
     disk: Box<dyn Disk>,
     /// Data on their way; kept so that it is allocated once, never larger than [`BOUNCE`].
     bounce: Vec<u8>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct State {
+    /// The driver did not accept FLUSH: each write is made durable before it is done.
+    write_through: bool,
     counts: Counts,
 }
 
@@ -93,7 +101,7 @@ impl Blk {
         Blk {
             disk,
             bounce: Vec::new(),
-            counts: Counts::default(),
+            state: State::default(),
         }
     }
 
@@ -146,7 +154,7 @@ impl Blk {
             Ok(written) => (S_OK, written),
             Err(Stop::Ring(e)) => return Err(e),
             Err(Stop::Failed(Failed(status, why))) => {
-                self.counts.errors = self.counts.errors.wrapping_add(1);
+                self.state.counts.errors = self.state.counts.errors.wrapping_add(1);
                 if let Some(why) = why {
                     io.events
                         .push(format!("{why}; the guest sees an I/O error"));
@@ -168,7 +176,9 @@ impl Blk {
         let at = sector.checked_mul(SECTOR);
         let end = at.and_then(|at| at.checked_add(len));
         match (at, end) {
-            (Some(at), Some(end)) if end <= self.disk.size() && len % SECTOR == 0 => Ok(at),
+            (Some(at), Some(end)) if end <= self.disk.size() && len.is_multiple_of(SECTOR) => {
+                Ok(at)
+            }
             _ => Err(refuse(S_IOERR)),
         }
     }
@@ -189,7 +199,7 @@ impl Blk {
         len: u64,
     ) -> Result<u64, Stop> {
         let at = self.range(sector, len)?;
-        self.counts.reads = self.counts.reads.wrapping_add(1);
+        self.state.counts.reads = self.state.counts.reads.wrapping_add(1);
         let mut done = 0;
         while done < len {
             let n = self.bounce(len - done).len();
@@ -212,7 +222,7 @@ impl Blk {
         if self.disk.read_only() {
             return Err(refuse(S_IOERR));
         }
-        self.counts.writes = self.counts.writes.wrapping_add(1);
+        self.state.counts.writes = self.state.counts.writes.wrapping_add(1);
         let mut done = 0;
         while done < len {
             let n = self.bounce(len - done).len();
@@ -221,11 +231,14 @@ impl Blk {
             self.disk.write_at(at + done, piece)?;
             done += n as u64;
         }
+        if self.state.write_through {
+            self.disk.flush()?;
+        }
         Ok(0)
     }
 
     fn flush(&mut self) -> Result<u64, Stop> {
-        self.counts.flushes = self.counts.flushes.wrapping_add(1);
+        self.state.counts.flushes = self.state.counts.flushes.wrapping_add(1);
         self.disk.flush()?;
         Ok(0)
     }
@@ -247,7 +260,7 @@ impl Blk {
         len: u64,
         zero: bool,
     ) -> Result<u64, Stop> {
-        if self.disk.read_only() || len == 0 || len % RANGE != 0 {
+        if self.disk.read_only() || len == 0 || !len.is_multiple_of(RANGE) {
             return Err(refuse(S_IOERR));
         }
         if len > RANGE * u64::from(MAX_RANGES) {
@@ -319,6 +332,11 @@ impl VirtioDevice for Blk {
         config_bytes(&self.config(), offset, into);
     }
 
+    fn activate(&mut self, _io: &mut DeviceIo<'_>, features: u64) -> Result<(), Broken> {
+        self.state.write_through = features & F_FLUSH == 0;
+        Ok(())
+    }
+
     fn notify(&mut self, io: &mut DeviceIo<'_>, queue: u16) -> Result<(), Broken> {
         let broken = |why: RingError| why.at(queue);
         for _ in 0..QUEUE_SIZE {
@@ -336,28 +354,28 @@ impl VirtioDevice for Blk {
     }
 
     fn reset(&mut self) {
-        self.counts = Counts::default();
+        self.state = State::default();
     }
 
     fn save(&self) -> Vec<u8> {
         let Blk {
             disk: _,
             bounce: _,
-            counts,
+            state,
         } = self;
-        save_state(1, counts)
+        save_state(1, state)
     }
     fn load(&mut self, section: &[u8]) -> Result<(), LoadError> {
-        self.counts = load_state(1, section)?;
+        self.state = load_state(1, section)?;
         Ok(())
     }
     fn inspect(&self, out: &mut Inspector) {
         out.value("size", self.disk.size());
         out.value("read only", self.disk.read_only());
-        out.value("reads", self.counts.reads);
-        out.value("writes", self.counts.writes);
-        out.value("flushes", self.counts.flushes);
-        out.value("errors", self.counts.errors);
+        out.value("reads", self.state.counts.reads);
+        out.value("writes", self.state.counts.writes);
+        out.value("flushes", self.state.counts.flushes);
+        out.value("errors", self.state.counts.errors);
     }
 }
 
@@ -437,7 +455,7 @@ mod tests {
 
     fn blk(ram: &Ram, features: u64) -> Driver {
         let device = Box::new(Blk::new(Box::new(ram.clone())));
-        Driver::running(Transport::Pci, device, features | F_RO)
+        Driver::running(Transport::Pci, device, features | F_RO | F_FLUSH)
     }
 
     fn header(d: &Driver, kind: u32, sector: u64) {
@@ -609,6 +627,15 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_knows_no_flush_writes_through() {
+        let ram = Ram::new(64);
+        let device = Box::new(Blk::new(Box::new(ram.clone())));
+        let mut d = Driver::running(Transport::Mmio, device, 0);
+        assert_eq!(request(&mut d, T_OUT, 0, &[(DATA, 512, false)]), (1, S_OK));
+        assert_eq!(ram.shared.lock().unwrap().log, ["flush"]);
+    }
+
+    #[test]
     fn the_configuration_tells_the_capacity() {
         let mut d = blk(&Ram::new(64), 0);
         assert_eq!(d.device_config(0, 4), 64);
@@ -672,5 +699,13 @@ mod tests {
             }
             d.kick(0);
         }
+    }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        crate::contract::check(&[0x200], || {
+            let disk = Box::new(Ram::new(64));
+            super::super::VirtioMmio::new("disk0", Box::new(Blk::new(disk)))
+        });
     }
 }

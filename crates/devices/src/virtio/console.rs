@@ -272,4 +272,12 @@ mod tests {
         d.write(0, 0x108, 4, b'!'.into());
         assert_eq!(end.0.lock().unwrap().output, b"!");
     }
+
+    #[test]
+    fn it_keeps_the_contract() {
+        crate::contract::check(&[0x200], || {
+            let end = Box::new(End::default());
+            super::super::VirtioMmio::new("console0", Box::new(Console::new(end)))
+        });
+    }
 }

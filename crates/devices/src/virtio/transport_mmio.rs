@@ -134,7 +134,7 @@ impl Device for VirtioMmio {
     fn read(&mut self, _cx: &mut Context<'_>, _region: u8, offset: u64, size: u8) -> u64 {
         if offset >= CONFIG {
             self.endpoint.config_read(offset - CONFIG, size)
-        } else if size == 4 && offset % 4 == 0 {
+        } else if size == 4 && offset.is_multiple_of(4) {
             self.register(offset).into()
         } else {
             u64::MAX
@@ -145,7 +145,7 @@ impl Device for VirtioMmio {
         if offset >= CONFIG {
             let signals = self.endpoint.config_write(cx, offset - CONFIG, size, value);
             self.deliver(cx, signals);
-        } else if size == 4 && offset % 4 == 0 {
+        } else if size == 4 && offset.is_multiple_of(4) {
             self.set_register(cx, offset, value as u32);
         }
     }

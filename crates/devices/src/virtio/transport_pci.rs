@@ -182,7 +182,7 @@ impl VirtioPci {
             (0x1c, 2) => e.queue().is_some_and(|q| q.ready()).into(),
             (0x1e, 2) => e.queue_select().into(),
             (0x20 | 0x28 | 0x30, 8) => addresses[(offset - 0x20) as usize / 8],
-            (0x20..=0x34, 4) if offset % 4 == 0 => {
+            (0x20..=0x34, 4) if offset.is_multiple_of(4) => {
                 let address = addresses[(offset - 0x20) as usize / 8];
                 address >> (8 * (offset % 8)) & 0xffff_ffff
             }
@@ -213,7 +213,7 @@ impl VirtioPci {
             (0x20 | 0x28 | 0x30, 8) => {
                 e.set_queue_address((offset - 0x20) as usize / 8, u64::MAX, value);
             }
-            (0x20..=0x34, 4) if offset % 4 == 0 => {
+            (0x20..=0x34, 4) if offset.is_multiple_of(4) => {
                 let shift = 8 * (offset % 8);
                 let which = (offset - 0x20) as usize / 8;
                 e.set_queue_address(which, 0xffff_ffff << shift, value << shift);
@@ -228,7 +228,7 @@ impl VirtioPci {
         let bar = self.config.u16(self.window + 4) as u8;
         let offset = self.config.u32(self.window + 8);
         let len = self.config.u32(self.window + 12);
-        let good = bar <= BAR_MSIX && matches!(len, 1 | 2 | 4) && offset % len == 0;
+        let good = bar <= BAR_MSIX && matches!(len, 1 | 2 | 4) && offset.is_multiple_of(len);
         let end = if bar == BAR { BAR_SIZE } else { Msix::BAR_SIZE };
         let inside = u64::from(offset) + u64::from(len) <= end;
         (good && inside).then_some((bar, offset.into(), len as u8))
