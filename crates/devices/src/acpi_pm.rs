@@ -11,8 +11,8 @@
 //! | 3 | 0x92 | fast reset (bit 0), A20 (bit 1) |
 //!
 //! Line 0 is SCI (active while an enabled event is pending and SCI_EN is set), timer 0 the next
-//! toggle of the PM timer's highest bit. [`AcpiPm::press_power_button`] and [`AcpiPm::raise_gpe`]
-//! are for the machine. Sleep type [`S5_SLEEP_TYPE`] switches off; so does 0, which is what
+//! toggle of the PM timer's highest bit. [`Device::completion`] is the user's press of the power
+//! button ([`AcpiPm::press_power_button`]); [`AcpiPm::raise_gpe`] is for the machine too. Sleep type [`S5_SLEEP_TYPE`] switches off; so does 0, which is what
 //! QEMU's tables name and small kernels write (`0x2000` to port 0x604).
 //!
 //! Not modelled: SMI (without SCI_EN events are silent), S1 to S4, bus-master status, the global
@@ -229,6 +229,9 @@ impl Device for AcpiPm {
             self.drive(cx);
         }
     }
+    fn completion(&mut self, cx: &mut Context<'_>) {
+        self.press_power_button(cx);
+    }
     fn reset(&mut self, cx: &mut Context<'_>) {
         let fresh = AcpiPm::new(self.timer_bit == 31, self.acpi_at_reset);
         *self = AcpiPm {
@@ -361,7 +364,7 @@ mod tests {
     #[test]
     fn the_power_button_raises_sci_once_enabled_and_in_acpi_mode() {
         let mut bench = Bench::new(true, false);
-        bench.with(|pm, cx| pm.press_power_button(cx));
+        bench.with(|pm, cx| pm.completion(cx));
         bench.out(0, 2, 2, 0x0100);
         assert!(!bench.sci(), "not in ACPI mode");
         bench.out(1, 0, 1, u64::from(ACPI_ENABLE));

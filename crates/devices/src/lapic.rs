@@ -463,7 +463,8 @@ impl Lapic {
             0x02 => self.s.id << 24,
             0x0d => self.s.ldr,
             0x0e => self.s.dfr,
-            0x0b => 0,
+            // EOI is write-only, remote read unused: neither is a reserved address.
+            0x0b | 0x0c => 0,
             0x31 => (self.s.icr >> 32) as u32,
             index => self.register(index, now_ns).unwrap_or_else(|| {
                 self.error(ESR_REGISTER, wires);

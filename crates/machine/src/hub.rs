@@ -70,7 +70,13 @@ impl CpuSet {
     }
     /// Its CPUs in ascending order.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MAX_CPUS).filter(move |&cpu| self.contains(cpu))
+        self.0.into_iter().enumerate().flat_map(|(i, mut word)| {
+            core::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+                word &= word - 1;
+                Some(i * 64 + bit)
+            })
+        })
     }
 }
 
@@ -744,6 +750,16 @@ mod tests {
 
     fn changed(hub: &mut Hub) -> Vec<usize> {
         hub.take_changed().iter().collect()
+    }
+
+    #[test]
+    fn a_set_of_cpus_lists_its_members_in_order() {
+        let mut set = CpuSet::default();
+        for cpu in [255, 0, 63, 64, 64, 300] {
+            set.insert(cpu);
+        }
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 255]);
+        assert!(set.contains(64) && !set.contains(65) && !set.is_empty());
     }
 
     #[test]
