@@ -4,7 +4,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vmm::spec::{BoardKind, ClockKind, DiskMode, DiskSpec, MachineSpec, parse_size};
+use vmm::spec::{BoardKind, ClockKind, MachineSpec, parse_size};
 use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, UserError};
 
 const STATUS: &str = "\
@@ -171,7 +171,11 @@ fn config(args: Run) -> Result<Config, UserError> {
             Board::Pc => BoardKind::Pc,
             Board::Micro => BoardKind::Micro,
         },
-        disks: args.disk.iter().map(|text| disk(text)).collect(),
+        disks: args
+            .disk
+            .iter()
+            .map(|text| vmm::parse_disk(text))
+            .collect::<Result<_, _>>()?,
         clock: clock(&args.clock)?,
         ..MachineSpec::default()
     };
@@ -224,18 +228,6 @@ fn guest(args: Run) -> Result<Guest, UserError> {
             "give --kernel FILE, too",
         )),
         (None, None) => Ok(Guest::BuiltIn),
-    }
-}
-
-fn disk(text: &str) -> DiskSpec {
-    let (path, mode) = match text.rsplit_once(',') {
-        Some((path, "ro")) => (path, DiskMode::ReadOnly),
-        Some((path, "cow")) => (path, DiskMode::Cow),
-        _ => (text, DiskMode::Write),
-    };
-    DiskSpec {
-        path: path.into(),
-        mode,
     }
 }
 

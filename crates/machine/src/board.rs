@@ -20,6 +20,7 @@
 //! them).
 
 use crate::acpi::{self, AcpiParams};
+use crate::boot::MemoryLayout;
 use crate::decode::{Claim, Decoder};
 use crate::lock::Lock;
 use crate::spec::{BoardKind, MachineSpec};
@@ -29,10 +30,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use devices::Device;
+use devices::acpi_pm::AcpiPm;
 use devices::backend::{Disk, Entropy, Stream};
 use devices::debug_port::DebugPort;
+use devices::hpet::Hpet;
 use devices::i8254::Pit;
+use devices::mc146818::Rtc;
 use devices::ns16550::Uart;
+use devices::pci::{HostBridge, IsaBridge, PciBus, PciLayout};
+use devices::virtio::{VirtioDevice, VirtioMmio, VirtioPci, blk::Blk, console::Console, rng::Rng};
 
 /// What the board's devices are connected to on the host.
 pub struct Connections {
@@ -71,18 +77,95 @@ pub enum Part {
     Hub(HubPart),
 }
 
+/// The first virtio-mmio device of the `micro` board, and the distance to the next.
+const VIRTIO_MMIO: u64 = 0xfeb0_0000;
+const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
+/// The GSIs of virtio-mmio devices: the IOAPIC's pins above the ISA interrupts.
+const VIRTIO_MMIO_GSI: [&[Line]; 8] = [
+    &[Gsi(&[16])],
+    &[Gsi(&[17])],
+    &[Gsi(&[18])],
+    &[Gsi(&[19])],
+    &[Gsi(&[20])],
+    &[Gsi(&[21])],
+    &[Gsi(&[22])],
+    &[Gsi(&[23])],
+];
+/// PIRQA# to PIRQD#: IOAPIC pins for a guest that reads ACPI, ISA interrupts (those of
+/// [`PciLayout::irqs`]) for one that reads Interrupt Line.
+const PIRQ_GSI: &[Line] = &[
+    Gsi(&[16, 10]),
+    Gsi(&[17, 10]),
+    Gsi(&[18, 11]),
+    Gsi(&[19, 11]),
+];
+/// The HPET's lines have the numbers of the GSIs.
+const HPET_GSI: &[Line] = &[
+    Gsi(&[0]),
+    Gsi(&[1]),
+    Gsi(&[2]),
+    Gsi(&[3]),
+    Gsi(&[4]),
+    Gsi(&[5]),
+    Gsi(&[6]),
+    Gsi(&[7]),
+    Gsi(&[8]),
+    Gsi(&[9]),
+    Gsi(&[10]),
+    Gsi(&[11]),
+    Gsi(&[12]),
+    Gsi(&[13]),
+    Gsi(&[14]),
+    Gsi(&[15]),
+    Gsi(&[16]),
+    Gsi(&[17]),
+    Gsi(&[18]),
+    Gsi(&[19]),
+    Gsi(&[20]),
+    Gsi(&[21]),
+    Gsi(&[22]),
+    Gsi(&[23]),
+    Line::LegacyReplacement,
+];
+/// The first PCI slot after the bridges.
+const FIRST_PCI_SLOT: u8 = 2;
+
+/// How many virtio devices a machine has: console, entropy, disks.
+fn virtio_count(spec: &MachineSpec) -> usize {
+    2 + spec.disks.len()
+}
+
 /// The board as the ACPI tables describe it.
 pub fn acpi(spec: &MachineSpec) -> AcpiParams {
     let uart = |port, irq| acpi::Uart { port, irq };
+    let micro = spec.board == BoardKind::Micro;
+    let layout = PciLayout::default();
+    let virtio_mmio = |n: usize| acpi::VirtioMmio {
+        base: (VIRTIO_MMIO + n as u64 * VIRTIO_MMIO_STRIDE) as u32,
+        size: VIRTIO_MMIO_STRIDE as u32,
+        gsi: 16 + n as u32,
+    };
     AcpiParams {
         apic_ids: (0..spec.cpus).collect(),
-        pci: None,
-        virtio_mmio: Vec::new(),
+        pci: (!micro).then(|| acpi::PciParams {
+            ecam: None,
+            last_bus: 0,
+            windows_32: alloc::vec![(
+                layout.memory32.start as u32,
+                (layout.memory32.end - 1) as u32
+            )],
+            window_64: Some((layout.memory64.start, layout.memory64.end - 1)),
+        }),
+        virtio_mmio: if micro {
+            (0..virtio_count(spec)).map(virtio_mmio).collect()
+        } else {
+            Vec::new()
+        },
         uarts: alloc::vec![uart(0x3f8, 4), uart(0x2f8, 3)],
         i8042: false,
-        rtc: false,
+        rtc: true,
         pit: true,
-        hpet: false,
+        hpet: true,
         vga: false,
         gpe0: None,
     }
@@ -97,14 +180,24 @@ pub struct Accesses {
     pub writes: AtomicU64,
 }
 
+/// Where an interrupt line of a device leads.
+#[derive(Clone, Copy, Debug)]
+pub enum Line {
+    /// To these GSIs.
+    Gsi(&'static [u8]),
+    /// It disconnects the PIT and the RTC while it is high: the HPET's legacy replacement.
+    LegacyReplacement,
+}
+use Line::Gsi;
+
 /// One place on the board.
 pub struct Slot {
     /// Its name in messages: `com1`.
     pub name: &'static str,
     /// Who sits there.
     pub part: Part,
-    /// The GSIs that each interrupt line of the device drives.
-    pub lines: &'static [&'static [u8]],
+    /// Where each interrupt line of the device leads.
+    pub lines: &'static [Line],
     /// How often it was asked.
     pub accesses: Accesses,
 }
@@ -124,6 +217,8 @@ pub struct Board {
     pub ports: Decoder,
     /// Who answers at a memory address.
     pub memory: Decoder,
+    /// The PIT and the RTC, which the HPET can replace.
+    pub legacy_slots: [usize; 2],
     /// Slots whose input comes from the terminal.
     pub terminal_slots: Vec<usize>,
 }
@@ -144,7 +239,7 @@ impl Plan {
         name: &'static str,
         part: Part,
         regions: &[(u8, At)],
-        lines: &'static [&'static [u8]],
+        lines: &'static [Line],
     ) -> usize {
         let slot = self.slots.len();
         for (region, at) in regions {
@@ -173,12 +268,69 @@ impl Plan {
         name: &'static str,
         device: impl Device + 'static,
         regions: &[(u8, At)],
-        lines: &'static [&'static [u8]],
+        lines: &'static [Line],
     ) -> usize {
         let part = Part::Device(Lock::new(Box::new(device)));
         self.put(name, part, regions, lines)
     }
+
+    /// The PCI bus with its bridges and virtio functions.
+    fn pci(&mut self, virtio: Vec<(String, Box<dyn VirtioDevice>)>) -> Result<usize, String> {
+        let layout = PciLayout::default();
+        let window = |r: &core::ops::Range<u64>| (r.start, r.end - r.start);
+        let (memory32, memory64) = (window(&layout.memory32), window(&layout.memory64));
+        let io = Ports(
+            layout.io.start as u16,
+            (layout.io.end - layout.io.start) as u16,
+        );
+        let mut bus = PciBus::new(layout);
+        let no = |e: devices::pci::PciBuildError| format!("board: {e}");
+        bus.add(0, Box::new(HostBridge::default())).map_err(no)?;
+        bus.add(1, Box::new(IsaBridge::default())).map_err(no)?;
+        for (slot, (label, device)) in (FIRST_PCI_SLOT..).zip(virtio) {
+            let function = VirtioPci::new(&label, device);
+            bus.add(slot, Box::new(function)).map_err(no)?;
+        }
+        let regions = [
+            (0, Ports(0xcf8, 8)),
+            (2, Memory(memory32.0, memory32.1)),
+            (3, io),
+            (4, Memory(memory64.0, memory64.1)),
+        ];
+        Ok(self.device("pci", bus, &regions, PIRQ_GSI))
+    }
+
+    /// Virtio devices with memory-mapped registers; the slot of the first.
+    fn virtio_mmio(
+        &mut self,
+        virtio: Vec<(String, Box<dyn VirtioDevice>)>,
+    ) -> Result<usize, String> {
+        let most = VIRTIO_MMIO_GSI.len();
+        if virtio.len() > most {
+            return Err(format!(
+                "--disk: {} disks do not fit the micro board; give at most {}, or use --board pc",
+                virtio.len() - 2,
+                most - 2
+            ));
+        }
+        let first = self.slots.len();
+        for (n, (label, device)) in virtio.into_iter().enumerate() {
+            let at = VIRTIO_MMIO + n as u64 * VIRTIO_MMIO_STRIDE;
+            self.device(
+                VIRTIO_MMIO_NAMES[n],
+                VirtioMmio::new(&label, device),
+                &[(0, Memory(at, VIRTIO_MMIO_STRIDE))],
+                VIRTIO_MMIO_GSI[n],
+            );
+        }
+        Ok(first)
+    }
 }
+
+/// As they appear in statistics.
+const VIRTIO_MMIO_NAMES: [&str; 8] = [
+    "console", "rng", "disk0", "disk1", "disk2", "disk3", "disk4", "disk5",
+];
 
 impl Board {
     /// The list.
@@ -194,12 +346,12 @@ impl Board {
         p.put("ioapic", Part::Hub(HubPart::Ioapic), &ioapic, &[]);
         let lapic = [(0, Memory(0xfee0_0000, 0x1000))];
         p.put("lapic", Part::Hub(HubPart::Lapic), &lapic, &[]);
-        let pit = [(0, Ports(0x40, 4)), (1, Ports(0x61, 1))];
-        p.device("pit", Pit::new(), &pit, &[&[0]]);
+        let regions = [(0, Ports(0x40, 4)), (1, Ports(0x61, 1))];
+        let pit = p.device("pit", Pit::new(), &regions, &[Gsi(&[0])]);
         let com1 = Uart::new(c.com1);
-        let com1 = p.device("com1", com1, &[(0, Ports(0x3f8, 8))], &[&[4]]);
+        let com1 = p.device("com1", com1, &[(0, Ports(0x3f8, 8))], &[Gsi(&[4])]);
         let com2 = Uart::new(c.com2);
-        p.device("com2", com2, &[(0, Ports(0x2f8, 8))], &[&[3]]);
+        p.device("com2", com2, &[(0, Ports(0x2f8, 8))], &[Gsi(&[3])]);
         let debug = DebugPort::new(c.debug);
         let ports = [
             (0, Ports(0xe9, 1)),
@@ -207,16 +359,42 @@ impl Board {
             (1, Ports(0xf4, 4)),
         ];
         p.device("debug", debug, &ports, &[]);
-        match spec.board {
-            BoardKind::Pc => {}
-            BoardKind::Micro => {}
+        let mut rtc = Rtc::new(c.unix_time_s);
+        let layout = MemoryLayout::of(spec.memory);
+        rtc.set_memory(layout.low, layout.high);
+        let rtc = p.device("rtc", rtc, &[(0, Ports(0x70, 2))], &[Gsi(&[8])]);
+        let hpet = [(0, Memory(u64::from(acpi::HPET_BASE), 0x400))];
+        p.device("hpet", Hpet::new(), &hpet, HPET_GSI);
+        // A 24-bit timer, in ACPI mode from the start: as the FADT says.
+        let pm = AcpiPm::new(false, true);
+        let mut ports = alloc::vec![
+            (0, Ports(0x600, 0x30)),
+            (1, Ports(0xb2, 2)),
+            (3, Ports(0x92, 1))
+        ];
+        if spec.board == BoardKind::Micro {
+            // On the other board 0xCF9 is the PCI bus's.
+            ports.push((2, Ports(0xcf9, 1)));
         }
+        p.device("acpi-pm", pm, &ports, &[Gsi(&[9])]);
+        let mut virtio: Vec<(String, Box<dyn VirtioDevice>)> = alloc::vec![
+            ("console".into(), Box::new(Console::new(c.console)) as _),
+            ("rng".into(), Box::new(Rng::new(c.entropy)) as _),
+        ];
+        for (n, disk) in c.disks.into_iter().enumerate() {
+            virtio.push((format!("disk{n}"), Box::new(Blk::new(disk))));
+        }
+        let console = match spec.board {
+            BoardKind::Pc => p.pci(virtio)?,
+            BoardKind::Micro => p.virtio_mmio(virtio)?,
+        };
         let overlap = |which| move |why| format!("board: {which}: {why}");
         Ok(Board {
             slots: p.slots,
             ports: Decoder::new(p.ports).map_err(overlap("ports"))?,
             memory: Decoder::new(p.memory).map_err(overlap("memory"))?,
-            terminal_slots: alloc::vec![com1],
+            legacy_slots: [pit, rtc],
+            terminal_slots: alloc::vec![com1, console],
         })
     }
 }

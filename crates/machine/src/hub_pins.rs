@@ -19,6 +19,11 @@ const TSC: TscClock = TscClock {
     base_tsc: 0,
 };
 
+/// The hub's number for a line of a device. They only have to differ on one GSI.
+fn source(slot: usize, line: u8) -> u8 {
+    ((slot * 4 + usize::from(line & 3)) % 64) as u8
+}
+
 impl Machine {
     /// Calls the hub, carries what it has for processors to their pins, wakes them.
     fn with_hub<R>(&self, call: impl FnOnce(&mut Hub) -> R) -> R {
@@ -100,9 +105,12 @@ impl Machine {
         self.hub.lock().earliest_deadline_ns()
     }
     pub(crate) fn hub_line(&self, slot: usize, line: u8, gsi: u8, level: bool) {
-        // Sources only have to differ on one GSI.
-        let source = (slot * 4 + usize::from(line & 3)) % 64;
-        self.with_hub(|hub| hub.set_source(source as u8, gsi, level));
+        self.with_hub(|hub| hub.set_source(source(slot, line), gsi, level));
+    }
+    pub(crate) fn hub_mute_legacy(&self, mute: bool) {
+        let sources = self.board().legacy_slots.map(|slot| 1 << source(slot, 0));
+        let sources = if mute { sources[0] | sources[1] } else { 0 };
+        self.with_hub(|hub| hub.mute_legacy(sources));
     }
     pub(crate) fn hub_message(&self, message: Message) {
         self.with_hub(|hub| hub.message(message));

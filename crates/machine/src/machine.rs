@@ -8,7 +8,7 @@
 //! either ends or calls [`Machine::reset`] and runs the processors again. There is no other
 //! rendezvous between processors, so none that could hang.
 
-use crate::board::{Board, Connections, Part, Slot};
+use crate::board::{Board, Connections, Line, Part, Slot};
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::lock::Lock;
@@ -317,9 +317,14 @@ impl Wires for SlotWires<'_> {
         self.trace(Kinds::IRQ, |name| {
             format!("{name} line {line} = {}", u8::from(level))
         });
-        let gsis = self.slot().lines.get(usize::from(line)).copied();
-        for gsi in gsis.unwrap_or_default() {
-            self.machine.hub_line(self.slot, line, *gsi, level);
+        match self.slot().lines.get(usize::from(line)) {
+            Some(Line::Gsi(gsis)) => {
+                for gsi in *gsis {
+                    self.machine.hub_line(self.slot, line, *gsi, level);
+                }
+            }
+            Some(Line::LegacyReplacement) => self.machine.hub_mute_legacy(level),
+            None => {}
         }
     }
     fn message(&mut self, message: Message) {
@@ -350,5 +355,8 @@ impl Wires for SlotWires<'_> {
             Power::Reset => End::Reset,
             Power::DebugExit(value) => End::DebugExit(value),
         });
+    }
+    fn event(&mut self, text: String) {
+        self.machine.host.event(text);
     }
 }

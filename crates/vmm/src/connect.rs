@@ -1,45 +1,81 @@
 //! What the board's devices are connected to: the terminal, files, disks, randomness.
 
-use crate::config::{Config, UserError};
-use devices::backend::{BackendError, Disk, Entropy, Null, Stream};
+use crate::config::{Config, Guest, UserError};
+use backends::disk::{DiskSpec as FileSpec, Mode};
+use backends::escape::{Command, HELP};
+use backends::host::{HostEntropy, Stdio, open_disk};
+use devices::backend::{Disk, Null, Stream};
 use machine::board::Connections;
-use std::collections::VecDeque;
+use machine::spec::{DiskMode, DiskSpec};
+use machine::{End, Machine};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Input on its way from the terminal to the guest.
+/// The machine while it runs: what the terminal's threads tell of input and commands. They call
+/// it under this lock, so that whoever takes it away knows that none of them is inside; else the
+/// last of them could drop the machine, and with it the terminal, whose threads they are.
 #[derive(Clone, Default)]
-pub(crate) struct Input(Arc<Mutex<VecDeque<u8>>>);
+pub(crate) struct Running(Arc<Mutex<Option<Arc<Machine>>>>);
 
-impl Input {
-    /// Appends what was typed.
-    pub(crate) fn push(&self, bytes: &[u8]) {
-        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.extend(bytes);
+impl Running {
+    pub(crate) fn set(&self, machine: Option<Arc<Machine>>) {
+        // The old one is dropped after the lock.
+        let _old = std::mem::replace(&mut *self.lock(), machine);
+    }
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Machine>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn with(&self, call: impl FnOnce(&Machine)) {
+        if let Some(machine) = &*self.lock() {
+            call(machine);
+        }
     }
 }
 
-/// Standard input and output.
-struct Terminal {
-    input: Input,
+/// Standard input and output, shared by the devices that show something there.
+#[derive(Clone)]
+pub(crate) struct Terminal {
+    stdio: Arc<Mutex<Stdio>>,
+    /// Takes input, too.
+    reads: bool,
+}
+
+impl Terminal {
+    fn open(running: &Running) -> Result<Terminal, UserError> {
+        let (input, keys) = (running.clone(), running.clone());
+        let ready = move || input.with(Machine::terminal_ready);
+        let command = move |command| match command {
+            Command::Quit => keys.with(|machine| machine.stop(End::Quit)),
+            Command::Help => eprint!("{HELP}"),
+        };
+        let stdio = Stdio::new(ready, command)
+            .map_err(|e| UserError(format!("standard input and output: {e}")))?;
+        Ok(Terminal {
+            stdio: Arc::new(Mutex::new(stdio)),
+            reads: false,
+        })
+    }
+
+    fn stdio(&self) -> std::sync::MutexGuard<'_, Stdio> {
+        self.stdio.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stream for Terminal {
     fn receive(&mut self, into: &mut [u8]) -> usize {
-        let mut queue = self.input.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = into.len().min(queue.len());
-        for (to, from) in into.iter_mut().zip(queue.drain(..n)) {
-            *to = from;
+        if self.reads {
+            self.stdio().receive(into)
+        } else {
+            0
         }
-        n
     }
     fn send(&mut self, from: &[u8]) -> usize {
-        let mut out = std::io::stdout().lock();
-        // A reader that has gone away gets nothing more; the guest does not care.
-        let _ = out.write_all(from).and_then(|()| out.flush());
-        from.len()
+        self.stdio().send(from)
+    }
+    fn window(&self) -> Option<(u16, u16)> {
+        self.stdio().window()
     }
 }
 
@@ -51,24 +87,16 @@ impl Stream for ToFile {
         0
     }
     fn send(&mut self, from: &[u8]) -> usize {
+        // A full disk must not stop the guest.
         let _ = self.0.write_all(from);
         from.len()
     }
 }
 
-/// The host's random device.
-struct HostEntropy(File);
-
-impl Entropy for HostEntropy {
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), BackendError> {
-        self.0
-            .read_exact(into)
-            .map_err(|e| BackendError(format!("/dev/urandom: {e}")))
-    }
-}
-
-/// Connects everything; the disks are opened.
-pub(crate) fn connections(config: &Config, input: &Input) -> Result<Connections, UserError> {
+/// Connects everything; the disks are opened and locked.
+pub(crate) fn connections(config: &Config, running: &Running) -> Result<Connections, UserError> {
+    let disks = config.spec.disks.iter().enumerate().map(disk);
+    let disks = disks.collect::<Result<_, _>>()?;
     let com2: Box<dyn Stream> = match &config.com2 {
         None => Box::new(Null),
         Some(path) => Box::new(ToFile(File::create(path).map_err(|e| {
@@ -78,29 +106,54 @@ pub(crate) fn connections(config: &Config, input: &Input) -> Result<Connections,
             )
         })?)),
     };
-    let random = File::open("/dev/urandom")
-        .map_err(|e| UserError::new(format_args!("/dev/urandom: {e}"), "the host must have it"))?;
-    let disks = config.spec.disks.iter().map(open_disk);
+    let terminal = Terminal::open(running)?;
+    // Both consoles show their output; the input can go to one only.
+    let hvc =
+        matches!(&config.guest, Guest::Files { append, .. } if append.contains("console=hvc"));
+    let end = |reads| {
+        Box::new(Terminal {
+            reads,
+            ..terminal.clone()
+        })
+    };
     Ok(Connections {
-        com1: Box::new(Terminal {
-            input: input.clone(),
-        }),
+        com1: end(!hvc),
         com2,
-        debug: Box::new(Terminal {
-            input: Input::default(),
-        }),
-        console: Box::new(Null),
-        disks: disks.collect::<Result<_, _>>()?,
-        entropy: Box::new(HostEntropy(random)),
+        debug: end(false),
+        console: end(hvc),
+        disks,
+        entropy: Box::new(HostEntropy),
         unix_time_s: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs() as i64),
     })
 }
 
-fn open_disk(disk: &machine::spec::DiskSpec) -> Result<Box<dyn Disk>, UserError> {
-    Err(UserError::new(
-        format_args!("--disk {}: disks are not in this build yet", disk.path),
-        "leave it out",
-    ))
+fn disk((n, disk): (usize, &DiskSpec)) -> Result<Box<dyn Disk>, UserError> {
+    let spec = FileSpec {
+        file: disk.path.clone().into(),
+        mode: match disk.mode {
+            DiskMode::Write => Mode::Write,
+            DiskMode::ReadOnly => Mode::ReadOnly,
+            DiskMode::Cow => Mode::CopyOnWrite,
+        },
+    };
+    open_disk(&spec, &format!("moinho-disk{n}"))
+        .map_err(|e| UserError(crate::config::one_line(&format!("--{e}"))))
+}
+
+/// Reads `FILE`, `FILE,ro` or `FILE,cow`.
+pub fn parse_disk(text: &str) -> Result<DiskSpec, UserError> {
+    let spec: FileSpec = text
+        .parse()
+        .map_err(|e: backends::disk::DiskSpecError| UserError(format!("--{e}")))?;
+    let path = spec.file.into_os_string().into_string();
+    Ok(DiskSpec {
+        path: path.map_err(|_| UserError(format!("--disk {text}: not UTF-8; rename the file")))?,
+        mode: match spec.mode {
+            Mode::Write => DiskMode::Write,
+            Mode::ReadOnly => DiskMode::ReadOnly,
+            Mode::CopyOnWrite => DiskMode::Cow,
+        },
+    })
 }

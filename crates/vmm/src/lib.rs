@@ -14,6 +14,7 @@ mod report;
 mod threads;
 
 pub use config::{Config, EngineChoice, Guest, TraceTo, UserError, cpu_models};
+pub use connect::parse_disk;
 pub use lifecycle::{Finish, Outcome, run};
 pub use machine::spec;
 pub use machine::trace::Kinds as TraceKinds;

@@ -11,17 +11,18 @@
 //! the machine through [`Machine::terminal_ready`] and [`Machine::stop`].
 
 use crate::config::{Config, Guest, TraceTo, UserError, cpu_model};
-use crate::connect::{Input, connections};
+use crate::connect::{Running, connections};
 use crate::guest;
 use crate::report::{HostStats, Stats};
 use crate::threads::{HostClock, Threads};
+use backends::host::terminal::RawMode;
 use machine::clock::{Clock, InstructionClock};
 use machine::spec::ClockKind;
 use machine::trace::{Kinds, Sink, Trace};
 use machine::{End, Host, Machine, lock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -139,9 +140,9 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         )
     };
     let mut first = load()?;
-    let input = Input::default();
-    let connections = connections(&config, &input)?;
     let trace = trace(config.trace.as_ref())?;
+    let running = Running::default();
+    let connections = connections(&config, &running)?;
     let clock: Arc<dyn Clock> = match config.spec.clock {
         ClockKind::Host => Arc::new(HostClock::start()),
         ClockKind::Instructions(ns) => Arc::new(InstructionClock::new(ns)),
@@ -169,7 +170,10 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         vcpus.push(vcpu.map_err(|e| UserError(format!("cpu{cpu}: {e}")))?);
     }
     watch_signals(&machine)?;
-    watch_input(&machine, input);
+    let raw = RawMode::enter().map_err(|e| UserError(format!("terminal: {e}")))?;
+    running.set(Some(machine.clone()));
+    // What was typed before the machine was there.
+    machine.terminal_ready();
 
     let started = Instant::now();
     let mut resets = 0;
@@ -198,6 +202,8 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         }
     };
     let wall_s = started.elapsed().as_secs_f64();
+    running.set(None);
+    drop(raw);
     let counters: Vec<_> = vcpus.iter().map(|v| v.counters().into()).collect();
     Ok(Outcome {
         stats: stats(
@@ -345,27 +351,17 @@ fn run_timers(machine: &Machine, host: &Threads) {
 fn watch_signals(machine: &Arc<Machine>) -> Result<(), UserError> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| UserError(format!("signal handlers: {e}")))?;
-    let machine = machine.clone();
+    let machine = Arc::downgrade(machine);
     let watch = move || {
         for number in signals.forever() {
-            machine.stop(End::Signal(number));
+            match machine.upgrade() {
+                Some(machine) => machine.stop(End::Signal(number)),
+                // The run has ended; what is left is printing. A second signal need not wait.
+                None => std::process::exit(128 + number),
+            }
         }
     };
     spawn("signals", watch)
-}
-
-/// Standard input goes to the guest's terminal. The thread ends with the input or the program.
-fn watch_input(machine: &Arc<Machine>, input: Input) {
-    let machine = machine.clone();
-    let watch = move || {
-        let mut buffer = [0; 256];
-        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-            input.push(&buffer[..n]);
-            machine.terminal_ready();
-        }
-    };
-    // Without the thread the guest has no input; it runs all the same.
-    let _ = spawn("input", watch);
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), UserError> {

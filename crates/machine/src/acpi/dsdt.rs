@@ -56,7 +56,7 @@ fn pci_root(sb: &mut Aml, pci: &PciParams) {
         let mut routes = Vec::new();
         for device in 0..32u32 {
             for pin in 0..4u32 {
-                let gsi = PCI_GSI_BASE + (device + pin) % PCI_GSIS;
+                let gsi = PCI_GSI_BASE + (device + pin + 3) % PCI_GSIS;
                 let address = u64::from(device << 16 | 0xffff);
                 let route = [address, u64::from(pin), 0, u64::from(gsi)];
                 routes.push(Value::Package(

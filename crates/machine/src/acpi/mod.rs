@@ -18,7 +18,7 @@
 //!
 //! SCI is GSI 9, level, active low. S5 is SLP_TYP [`S5_SLEEP_TYPE`]. The power button is the
 //! fixed one of PM1, so there is no PNP0C0C device (ACPI 4.8.2.2.1.1). INTx pin `p` of PCI
-//! device `d` is GSI 16 + (d + p) % 8, level, active low ([`intx_gsi`]).
+//! device `d` is GSI 16 + (d + p + 3) % 4, level, active low ([`intx_gsi`]).
 //!
 //! Not there: SMBIOS, MP tables, SRAT, interrupt links (`_PIC`: the 8259s get no INTx).
 
@@ -55,11 +55,11 @@ pub const HPET_BASE: u32 = 0xfed0_0000;
 const GPE0_LEN: u8 = 16;
 const LAPIC_BASE: u32 = 0xfee0_0000;
 const PCI_GSI_BASE: u32 = 16;
-const PCI_GSIS: u32 = 8;
+const PCI_GSIS: u32 = 4;
 
 /// The GSI of INTx `pin` (0 is INTA) of PCI device `device`, as the `_PRT` says.
 pub fn intx_gsi(device: u8, pin: u8) -> u32 {
-    PCI_GSI_BASE + (u32::from(device & 31) + u32::from(pin & 3)) % PCI_GSIS
+    PCI_GSI_BASE + (u32::from(device & 31) + u32::from(pin & 3) + 3) % PCI_GSIS
 }
 
 /// A 16550 UART.
