@@ -139,6 +139,8 @@ const FAMILIES: &[&[Row]] = &[
     crate::isa::string::ROWS,
     crate::isa::branch::ROWS,
     crate::isa::stack::ROWS,
+    crate::isa::simd_move::ROWS,
+    crate::isa::simd_packed::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].
