@@ -13,6 +13,8 @@
 //! the polarity and remote IRR of the LINT pins. The APIC ID can't be written, as on processors
 //! with x2APIC. Trigger mode "level" of an IPI counts for INIT de-assert only.
 
+pub use crate::lapic_timer::TscClock;
+use crate::lapic_timer::{Mode, Timer};
 use crate::{Inspector, LoadError, load_state, save_state};
 use alloc::format;
 use alloc::vec::Vec;
@@ -122,44 +124,6 @@ pub trait ApicWires {
     fn nmi(&mut self);
 }
 
-/// The relation of one CPU's TSC to machine time: at `base_ns` it read `base_tsc`, and it counts
-/// `hz` a second.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TscClock {
-    /// Frequency in Hz.
-    pub hz: u64,
-    /// Machine time of the known point.
-    pub base_ns: u64,
-    /// The TSC then.
-    pub base_tsc: u64,
-}
-
-impl TscClock {
-    /// The TSC at machine time `now_ns`.
-    pub fn tsc_at(&self, now_ns: u64) -> u64 {
-        let ns = i128::from(now_ns) - i128::from(self.base_ns);
-        let counts = (ns * i128::from(self.hz)).div_euclid(1_000_000_000);
-        self.base_tsc.wrapping_add(counts as u64)
-    }
-
-    /// The first machine time from `now_ns` on at which the TSC has reached `tsc`; none if that
-    /// is beyond the end of time.
-    pub fn ns_at(&self, tsc: u64, now_ns: u64) -> Option<u64> {
-        if self.tsc_at(now_ns) >= tsc {
-            return Some(now_ns);
-        }
-        let counts = i128::from(tsc) - i128::from(self.base_tsc);
-        let hz = i128::from(self.hz.max(1));
-        // Rounded up: not before the TSC gets there.
-        let ns = -(-counts * 1_000_000_000).div_euclid(hz);
-        u64::try_from(ns + i128::from(self.base_ns)).ok()
-    }
-}
-
-/// A periodic timer does not fire more often than this, whatever the guest asks for: a period of
-/// 1 ns would keep a host processor busy. Interrupts between are lost; the phase is kept.
-const MIN_PERIOD_NS: u64 = 10_000;
-
 /// The access is illegal: #GP(0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GeneralProtection;
@@ -181,20 +145,6 @@ impl Vectors {
         let word = (0..8).rev().find(|&i| self.0[i] != 0)?;
         Some(word as u8 * 32 + (31 - self.0[word].leading_zeros()) as u8)
     }
-}
-
-/// How the timer counts.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Timer {
-    initial: u32,
-    divide: u32,
-    /// Machine time at which the count was `count`.
-    since_ns: u64,
-    count: u32,
-    /// IA32_TSC_DEADLINE.
-    tsc_deadline: u64,
-    /// When it fires next.
-    deadline_ns: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -428,30 +378,16 @@ impl Lapic {
 
     /// The deadline has come, or may have: calls too early do nothing, late ones fire once.
     pub fn timer(&mut self, now_ns: u64, wires: &mut dyn ApicWires) {
-        let Some(at) = self.s.timer.deadline_ns.filter(|&at| at <= now_ns) else {
-            return;
-        };
-        self.s.timer.deadline_ns = None;
-        self.s.timer.tsc_deadline = 0;
-        let period = self.timer_period_ns();
-        if self.timer_mode() == 1 && period != 0 {
-            let slack = MIN_PERIOD_NS.saturating_sub(period);
-            let late = (now_ns - at).saturating_add(slack);
-            let cycle = at.saturating_add(late / period * period);
-            self.s.timer.since_ns = cycle;
-            self.s.timer.count = self.s.timer.initial;
-            self.s.timer.deadline_ns = cycle.checked_add(period);
-        } else {
-            self.s.timer.count = 0;
+        let mode = self.timer_mode();
+        if self.s.timer.fire(mode, now_ns) {
+            self.deliver_local(LVT_TIMER, wires);
         }
-        self.deliver_local(LVT_TIMER, wires);
     }
 
     /// The TSC was changed: the TSC deadline moves with it.
     pub fn tsc_changed(&mut self, now_ns: u64, tsc: &TscClock) {
-        if self.timer_mode() == 2 && self.s.timer.tsc_deadline != 0 {
-            self.s.timer.deadline_ns = tsc.ns_at(self.s.timer.tsc_deadline, now_ns);
-        }
+        let (mode, deadline) = (self.timer_mode(), self.s.timer.tsc_deadline);
+        self.s.timer.set_tsc_deadline(mode, deadline, now_ns, tsc);
     }
 
     /// Reads the page of registers: 32 bits at each multiple of 16.
@@ -496,8 +432,14 @@ impl Lapic {
                 let which = (index - 0x32) as usize;
                 self.set_lvt(which, value & LVT_BITS[which], wires);
             }
-            0x38 => self.set_initial_count(value, now_ns),
-            0x3e => self.set_divide(value & 0x0b, now_ns),
+            0x38 => self
+                .s
+                .timer
+                .set_initial_count(self.timer_mode(), value, now_ns),
+            0x3e => self
+                .s
+                .timer
+                .set_divide(self.timer_mode(), value & 0x0b, now_ns),
             _ => self.error(ESR_REGISTER, wires),
         }
     }
@@ -539,7 +481,9 @@ impl Lapic {
         wires: &mut dyn ApicWires,
     ) -> Result<(), GeneralProtection> {
         if msr == 0x6e0 {
-            self.set_tsc_deadline(value, now_ns, tsc);
+            self.s
+                .timer
+                .set_tsc_deadline(self.timer_mode(), value, now_ns, tsc);
             return Ok(());
         }
         if !self.x2apic() {
@@ -580,8 +524,14 @@ impl Lapic {
                 let lvt = within(LVT_BITS[which] | 0x5000)? & LVT_BITS[which];
                 self.set_lvt(which, lvt, wires);
             }
-            0x38 => self.set_initial_count(within(u32::MAX)?, now_ns),
-            0x3e => self.set_divide(within(0x0b)?, now_ns),
+            0x38 => self
+                .s
+                .timer
+                .set_initial_count(self.timer_mode(), within(u32::MAX)?, now_ns),
+            0x3e => self
+                .s
+                .timer
+                .set_divide(self.timer_mode(), within(0x0b)?, now_ns),
             0x3f => {
                 let vector = within(0xff)? as u8;
                 self.send_fixed_to_self(vector, wires);
@@ -606,7 +556,7 @@ impl Lapic {
             0x30 => self.s.icr as u32,
             0x32..=0x37 => self.s.lvt[(index - 0x32) as usize],
             0x38 => self.s.timer.initial,
-            0x39 => self.current_count(now_ns),
+            0x39 => self.s.timer.current_count(self.timer_mode(), now_ns),
             0x3e => self.s.timer.divide,
             _ => return None,
         })
@@ -653,10 +603,7 @@ impl Lapic {
         let old = core::mem::replace(&mut self.s.lvt[which], value | masked);
         if which == LVT_TIMER && (old ^ value) & 1 << 18 != 0 {
             // "Transitioning between TSC-deadline mode and other timer modes also disarms".
-            self.s.timer.deadline_ns = None;
-            self.s.timer.tsc_deadline = 0;
-            self.s.timer.initial = 0;
-            self.s.timer.count = 0;
+            self.s.timer.disarm();
         }
         let level_lint0 = which == LVT_LINT0 && value & 1 << 15 != 0 && self.s.lint[0];
         if level_lint0 && old & LVT_MASKED != 0 {
@@ -747,68 +694,12 @@ impl Lapic {
         });
     }
 
-    /// 0 one-shot, 1 periodic, 2 TSC-deadline.
-    fn timer_mode(&self) -> u32 {
-        self.s.lvt[LVT_TIMER] >> 17 & 3
-    }
-
-    fn divisor(&self) -> u64 {
-        let divide = self.s.timer.divide;
-        let code = (divide & 3) | (divide >> 1 & 4);
-        1 << ((code + 1) & 7)
-    }
-
-    fn timer_period_ns(&self) -> u64 {
-        u64::from(self.s.timer.initial) * self.divisor()
-    }
-
-    fn current_count(&self, now_ns: u64) -> u32 {
-        let timer = &self.s.timer;
-        let Some(at) = timer.deadline_ns.filter(|_| self.timer_mode() < 2) else {
-            return 0;
-        };
-        let period = self.timer_period_ns();
-        let counted = |since: u64| now_ns.saturating_sub(since) / self.divisor();
-        if now_ns < at {
-            u64::from(timer.count).saturating_sub(counted(timer.since_ns)) as u32
-        } else if self.timer_mode() == 1 && period != 0 {
-            // The timer call is late: the count has been reloaded meanwhile.
-            let into = (now_ns - at) % period / self.divisor();
-            u64::from(timer.initial).saturating_sub(into) as u32
-        } else {
-            0
+    fn timer_mode(&self) -> Mode {
+        match self.s.lvt[LVT_TIMER] >> 17 & 3 {
+            0 => Mode::OneShot,
+            1 => Mode::Periodic,
+            _ => Mode::TscDeadline,
         }
-    }
-
-    fn set_initial_count(&mut self, value: u32, now_ns: u64) {
-        if self.timer_mode() >= 2 {
-            return;
-        }
-        self.s.timer.initial = value;
-        self.start_timer(value, now_ns);
-    }
-
-    fn set_divide(&mut self, divide: u32, now_ns: u64) {
-        let count = self.current_count(now_ns);
-        self.s.timer.divide = divide;
-        if self.s.timer.deadline_ns.is_some() && self.timer_mode() < 2 {
-            self.start_timer(count, now_ns);
-        }
-    }
-
-    fn start_timer(&mut self, count: u32, now_ns: u64) {
-        let length = u64::from(count) * self.divisor();
-        self.s.timer.count = count;
-        self.s.timer.since_ns = now_ns;
-        self.s.timer.deadline_ns = now_ns.checked_add(length).filter(|_| count != 0);
-    }
-
-    fn set_tsc_deadline(&mut self, value: u64, now_ns: u64, tsc: &TscClock) {
-        if self.timer_mode() != 2 {
-            return;
-        }
-        self.s.timer.tsc_deadline = value;
-        self.s.timer.deadline_ns = tsc.ns_at(value, now_ns).filter(|_| value != 0);
     }
 
     /// The modelled state as one section.
@@ -1137,26 +1028,6 @@ mod tests {
         lapic.write_msr(0x6e0, u64::MAX, 6000, &TSC, log).unwrap();
         lapic.write_msr(0x6e0, 0, 6000, &TSC, log).unwrap();
         assert_eq!(lapic.deadline_ns(), None);
-    }
-
-    #[test]
-    fn the_tsc_clock_is_exact_both_ways() {
-        let mut random = Random::new(9);
-        for _ in 0..10_000 {
-            let hz = 1_000_000 + random.below(5_000_000_000);
-            let clock = TscClock {
-                hz,
-                base_ns: random.below(1 << 50),
-                base_tsc: random.below(1 << 50),
-            };
-            let tsc = clock.base_tsc + random.below(1 << 50);
-            let at = clock.ns_at(tsc, 0).unwrap();
-            assert!(clock.tsc_at(at) >= tsc, "{clock:?} {tsc}");
-            assert!(
-                at == 0 || clock.tsc_at(at - 1) < tsc || at == clock.base_ns,
-                "{clock:?} {tsc}"
-            );
-        }
     }
 
     #[test]

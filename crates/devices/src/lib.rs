@@ -24,6 +24,7 @@ pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
 pub mod lapic;
+mod lapic_timer;
 pub mod mc146818;
 pub mod ns16550;
 pub mod pci;
