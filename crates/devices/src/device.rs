@@ -40,7 +40,8 @@ pub trait Wires {
     /// Power off, reset, exit.
     fn power(&mut self, what: Power);
     /// Tells the user something about this device: a host failure, a ring the guest broke. One
-    /// line that begins with the device's label. Machines show it; the default drops it.
+    /// line that begins with the device's label. Machines show it and limit the rate, as a guest
+    /// can cause as many as it likes; the default drops it.
     fn event(&mut self, text: String) {
         let _ = text;
     }

@@ -207,6 +207,8 @@ impl State {
 pub struct Uart {
     stream: Box<dyn Stream>,
     state: State,
+    /// During a call: the receiver's FIFO was touched, the character timeout begins afresh.
+    touched: bool,
 }
 
 impl Uart {
@@ -215,51 +217,55 @@ impl Uart {
         Uart {
             stream,
             state: State::new(),
+            touched: false,
         }
     }
 
-    /// Moves bytes between the stream and the FIFOs as far as both sides allow.
-    fn exchange(&mut self) {
+    /// Offers the stream what it has not taken yet.
+    fn transmit(&mut self) {
         let s = &mut self.state;
-        if !s.transmitter.is_empty() {
-            while !s.transmitter.is_empty() {
-                let taken = self.stream.send(s.transmitter.as_slices().0);
-                if taken == 0 {
-                    break;
-                }
-                s.transmitter.drain(..taken.min(s.transmitter.len()));
-            }
-            if s.transmitter.is_empty() {
-                s.thre_pending = true;
-            }
-        }
-        if s.loopback() {
+        if s.transmitter.is_empty() {
             return;
         }
-        let free = s.capacity().saturating_sub(s.receiver.len());
-        if free > 0 {
-            let mut bytes = [0; FIFO];
-            let bytes = &mut bytes[..free.min(FIFO)];
-            let n = self.stream.receive(bytes).min(bytes.len());
-            s.receiver.extend(&bytes[..n]);
-            if n > 0 {
-                s.timeout_at_ns = None;
+        while !s.transmitter.is_empty() {
+            let taken = self.stream.send(s.transmitter.as_slices().0);
+            if taken == 0 {
+                return;
             }
+            s.transmitter.drain(..taken.min(s.transmitter.len()));
         }
+        s.thre_pending = true;
+    }
+
+    /// Takes input into the free places of the receiver.
+    fn receive(&mut self) {
+        let s = &mut self.state;
+        let free = s.capacity().saturating_sub(s.receiver.len()).min(FIFO);
+        if s.loopback() || free == 0 {
+            return;
+        }
+        let mut bytes = [0; FIFO];
+        let n = self.stream.receive(&mut bytes[..free]).min(free);
+        s.receiver.extend(&bytes[..n]);
+        self.touched |= n > 0;
     }
 
     /// The one place where the outside sees a change: the timeout is armed (afresh, if the
     /// receiver's FIFO was touched) or stopped, the line driven.
     fn update(&mut self, cx: &mut Context<'_>) {
         let s = &mut self.state;
+        let touched = core::mem::take(&mut self.touched);
         let waits =
             s.fifos() && !s.receiver.is_empty() && s.receiver.len() < s.trigger() && !s.timed_out;
-        if !waits {
-            s.timeout_at_ns = None;
-        } else if s.timeout_at_ns.is_none() {
-            s.timeout_at_ns = Some(cx.now_ns.saturating_add(s.timeout_ns()));
+        let timeout = match s.timeout_at_ns {
+            _ if !waits => None,
+            Some(at) if !touched => Some(at),
+            _ => Some(cx.now_ns.saturating_add(s.timeout_ns())),
+        };
+        if timeout != s.timeout_at_ns {
+            s.timeout_at_ns = timeout;
+            cx.wires.arm(TIMER_CHARACTER_TIMEOUT, timeout);
         }
-        cx.wires.arm(TIMER_CHARACTER_TIMEOUT, s.timeout_at_ns);
         self.drive(cx);
     }
 
@@ -275,9 +281,12 @@ impl Uart {
             0 => {
                 let byte = s.receiver.pop_front().unwrap_or(0);
                 s.timed_out = false;
-                s.timeout_at_ns = None;
-                if s.receiver.is_empty() {
-                    self.exchange();
+                self.touched = true;
+                if self.state.receiver.is_empty() {
+                    // The line falls before the next characters arrive, so that a handler that
+                    // takes one at a time sees an edge for each.
+                    self.drive(cx);
+                    self.receive();
                 }
                 self.update(cx);
                 byte
@@ -297,7 +306,7 @@ impl Uart {
             5 => {
                 // A guest that polls sees input even if nobody told us that there is some.
                 if s.receiver.is_empty() {
-                    self.exchange();
+                    self.receive();
                     if !self.state.receiver.is_empty() {
                         self.update(cx);
                     }
@@ -329,11 +338,15 @@ impl Uart {
                     s.arrive(value);
                     s.thre_pending = true;
                 } else {
-                    s.thre_pending = false;
+                    let fell = core::mem::take(&mut s.thre_pending);
                     if s.transmitter.len() < WAITING {
                         s.transmitter.push_back(value);
                     }
-                    self.exchange();
+                    if fell && s.ier & IER_ETBEI != 0 {
+                        // Writing THR takes the interrupt back: the next one is a new edge.
+                        self.drive(cx);
+                    }
+                    self.transmit();
                 }
             }
             1 => {
@@ -363,13 +376,13 @@ impl Uart {
                         s.thre_pending = true;
                     }
                 }
-                self.exchange();
+                self.receive();
             }
             3 => s.lcr = value,
             4 => {
                 s.mcr = value & 0x1f;
                 s.modem_lines();
-                self.exchange();
+                self.receive();
             }
             // LSR is for factory test, MSR is read-only here.
             5 | 6 => {}
@@ -414,19 +427,25 @@ impl Device for Uart {
     }
 
     fn completion(&mut self, cx: &mut Context<'_>) {
-        self.exchange();
+        self.transmit();
+        self.receive();
         self.update(cx);
     }
 
     fn reset(&mut self, cx: &mut Context<'_>) {
         // MR does not reach the modem lines' other end; bytes still on the way are offered once.
-        self.exchange();
+        self.transmit();
         self.state = State::new();
+        cx.wires.arm(TIMER_CHARACTER_TIMEOUT, None);
         self.update(cx);
     }
 
     fn save(&self) -> Vec<u8> {
-        let Uart { stream: _, state } = self;
+        let Uart {
+            stream: _,
+            state,
+            touched: _,
+        } = self;
         save_state(1, state)
     }
 
@@ -604,6 +623,21 @@ mod tests {
         }
         assert_eq!(b.inp(5) & LSR_DR, 0);
         assert!(!b.wires.timers.contains_key(&0));
+    }
+
+    #[test]
+    fn a_handler_that_takes_one_character_at_a_time_sees_an_edge_for_each() {
+        let mut b = Bench::new();
+        b.out(1, IER_ERBFI);
+        b.type_in(b"abc");
+        for (i, c) in b"abc".iter().enumerate() {
+            assert_eq!(b.wires.edges[&0], i as u32 + 1);
+            assert_eq!(b.inp(0), *c);
+        }
+        b.out(1, IER_ETBEI);
+        let edges = b.wires.edges[&0];
+        b.out(0, b'x');
+        assert_eq!(b.wires.edges[&0], edges + 1, "and for each one sent");
     }
 
     #[test]

@@ -278,10 +278,14 @@ impl Stream for Stdio {
             return from.len();
         }
         let n = from.len().min(QUEUE - q.output.len().min(QUEUE));
+        // The writer sleeps only while there is nothing.
+        let asleep = q.output.is_empty();
         q.output.extend(&from[..n]);
         q.refused |= n < from.len();
         drop(q);
-        self.shared.changed.notify_all();
+        if asleep {
+            self.shared.changed.notify_all();
+        }
         n
     }
 
