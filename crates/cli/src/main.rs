@@ -76,7 +76,7 @@ struct Run {
     /// Print --stats as JSON, on standard output
     #[arg(long, requires = "stats")]
     json: bool,
-    /// Trace io, mmio, irq, timer, fault, exit, msr or all, to standard error or FILE
+    /// Trace io, mmio, irq, timer, fault, exit, msr (all: these) or insn, to standard error or FILE
     #[arg(long, value_name = "KINDS[:FILE]")]
     trace: Option<String>,
     /// Write the second serial port's output to FILE

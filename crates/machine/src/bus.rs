@@ -151,6 +151,9 @@ impl Bus for VcpuBus<'_> {
     fn retired(&mut self, instructions: u64) {
         self.machine.clock().retired(instructions);
     }
+    fn instruction(&mut self, retired: &x86::trace::Retired<'_>) {
+        self.trace(Kinds::INSN, || format!("{retired}"));
+    }
     fn event(&mut self, event: Event) {
         match event {
             Event::Exception { vector, code, rip } => self.trace(Kinds::FAULT, || match code {

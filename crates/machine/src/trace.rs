@@ -30,7 +30,10 @@ impl Kinds {
     /// Model-specific registers the machine owns.
     pub const MSR: Kinds = Kinds(64);
 
-    const NAMES: [(&'static str, Kinds); 8] = [
+    /// Every instruction with what it changed, from engines that can tell. Not part of `all`.
+    pub const INSN: Kinds = Kinds(128);
+
+    const NAMES: [(&'static str, Kinds); 9] = [
         ("io", Kinds::IO),
         ("mmio", Kinds::MMIO),
         ("irq", Kinds::IRQ),
@@ -38,6 +41,7 @@ impl Kinds {
         ("fault", Kinds::FAULT),
         ("exit", Kinds::EXIT),
         ("msr", Kinds::MSR),
+        ("insn", Kinds::INSN),
         ("all", Kinds(127)),
     ];
 

@@ -74,9 +74,19 @@ impl Machine {
         Turn::Busy
     }
 
+    /// Switches the instruction trace of a processor on, if it is wanted.
+    fn trace_instructions(&self, cpu: u32, vcpu: &mut dyn Vcpu) {
+        if self.trace.on(Kinds::INSN) && !vcpu.trace_instructions(true) {
+            let text = || "this engine cannot trace instructions".into();
+            self.trace
+                .event(Kinds::INSN, self.now_ns(), Some(cpu), text);
+        }
+    }
+
     /// Runs processor `cpu` until the machine stops. A halted processor waits in
     /// [`crate::Host::wait`].
     pub fn run_vcpu(&self, cpu: u32, vcpu: &mut dyn Vcpu) {
+        self.trace_instructions(cpu, vcpu);
         while !self.stopping() {
             if let Turn::Waits(pins) = self.turn(cpu, vcpu, BUDGET) {
                 // A pin raised after this look is followed by a wake, which the next wait sees.
@@ -91,6 +101,9 @@ impl Machine {
     /// turns: with a clock that counts instructions, the same each time. When every processor
     /// waits, the clock skips to the next deadline.
     pub fn run_in_turns(&self, vcpus: &mut [Box<dyn Vcpu>]) {
+        for (cpu, vcpu) in vcpus.iter_mut().enumerate() {
+            self.trace_instructions(cpu as u32, &mut **vcpu);
+        }
         // The pins that each processor waits for.
         let mut waits: Vec<Option<u32>> = vcpus.iter().map(|_| None).collect();
         while !self.stopping() {
