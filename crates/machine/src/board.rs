@@ -9,11 +9,11 @@
 //! | i8254 | 0x40–0x43, 0x61 | 2 (and PIC input 0) |
 //! | RTC | 0x70–0x71 | 8 |
 //! | HPET | 0xFED0_0000 | 2, 8 or free |
-//! | ACPI PM | 0x600.., 0xB2, 0xCF9 | 9 |
-//! | i8042 | 0x60, 0x64, 0x92 | 1, 12 |
+//! | ACPI PM | 0x600.., 0xB2, 0x92, 0xCF9 (`pc`: of PCI) | 9 |
+//! | i8042 (`pc`) | 0x60, 0x64 | 1, 12 |
 //! | COM1, COM2 | 0x3F8, 0x2F8 | 4, 3 |
 //! | debug ports | 0xE9, 0x402, 0xF4 | – |
-//! | PCI (`pc`) | 0xCF8–0xCFF, windows | INTx 16–19 |
+//! | PCI (`pc`) | 0xCF8–0xCFF, windows | INTx 16–19 (and 10, 11) |
 //! | virtio-mmio (`micro`) | 0xFEB0_0000 + n × 0x1000 | 16 + n |
 //!
 //! Nobody answers elsewhere: reads give all ones, writes vanish (port 0x80, POST codes, among
@@ -34,6 +34,7 @@ use devices::acpi_pm::AcpiPm;
 use devices::backend::{Disk, Entropy, Stream};
 use devices::debug_port::DebugPort;
 use devices::hpet::Hpet;
+use devices::i8042::I8042;
 use devices::i8254::Pit;
 use devices::mc146818::Rtc;
 use devices::ns16550::Uart;
@@ -162,7 +163,7 @@ pub fn acpi(spec: &MachineSpec) -> AcpiParams {
             Vec::new()
         },
         uarts: alloc::vec![uart(0x3f8, 4), uart(0x2f8, 3)],
-        i8042: false,
+        i8042: !micro,
         rtc: true,
         pit: true,
         hpet: true,
@@ -377,6 +378,10 @@ impl Board {
             ports.push((2, Ports(0xcf9, 1)));
         }
         p.device("acpi-pm", pm, &ports, &[Gsi(&[9])]);
+        if spec.board == BoardKind::Pc {
+            let regions = [(0, Ports(0x60, 1)), (1, Ports(0x64, 1))];
+            p.device("i8042", I8042::new(), &regions, &[Gsi(&[1]), Gsi(&[12])]);
+        }
         let mut virtio: Vec<(String, Box<dyn VirtioDevice>)> = alloc::vec![
             ("console".into(), Box::new(Console::new(c.console)) as _),
             ("rng".into(), Box::new(Rng::new(c.entropy)) as _),
