@@ -141,6 +141,8 @@ const FAMILIES: &[&[Row]] = &[
     crate::isa::stack::ROWS,
     crate::isa::simd_move::ROWS,
     crate::isa::simd_packed::ROWS,
+    crate::isa::simd_shuffle::ROWS,
+    crate::isa::simd_masked::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].
