@@ -12,8 +12,8 @@
 //!
 //! Line 0 is SCI (active while an enabled event is pending and SCI_EN is set), timer 0 the next
 //! toggle of the PM timer's highest bit. [`Device::completion`] is the user's press of the power
-//! button ([`AcpiPm::press_power_button`]); [`AcpiPm::raise_gpe`] is for the machine too. Sleep type [`S5_SLEEP_TYPE`] switches off; so does 0, which is what
-//! QEMU's tables name and small kernels write (`0x2000` to port 0x604).
+//! button ([`AcpiPm::press_power_button`]); [`AcpiPm::raise_gpe`] is for the machine too.
+//! Sleep type [`S5_SLEEP_TYPE`] switches off.
 //!
 //! Not modelled: SMI (without SCI_EN events are silent), S1 to S4, bus-master status, the global
 //! lock, and masking of address line 20: the bit is kept and the board may ask [`AcpiPm::a20`].
@@ -22,8 +22,9 @@ use crate::{Context, Device, Inspector, LoadError, Power, load_state, save_state
 use alloc::format;
 use alloc::vec::Vec;
 
-/// SLP_TYP of S5 for the DSDT's `\_S5`.
-pub const S5_SLEEP_TYPE: u8 = 5;
+/// SLP_TYP of S5 for the DSDT's `\_S5`: QEMU's value, which small kernels and firmware write without
+/// reading tables (`0x2000` to port 0x604).
+pub const S5_SLEEP_TYPE: u8 = 0;
 /// What the FADT's RESET_VALUE is to write to 0xCF9.
 pub const RESET_VALUE: u8 = 0x06;
 /// Write to SMI_CMD to take SCI_EN up.
@@ -168,7 +169,7 @@ impl AcpiPm {
                 // SCI_EN is the hardware's: SMI_CMD changes it.
                 self.control = written & CNT_BITS & !SCI_EN | self.control & SCI_EN;
                 let kind = (written >> 10 & 7) as u8;
-                if written & SLP_EN != 0 && matches!(kind, 0 | S5_SLEEP_TYPE) {
+                if written & SLP_EN != 0 && kind == S5_SLEEP_TYPE {
                     cx.wires.power(Power::Off);
                 }
             }
@@ -397,14 +398,11 @@ mod tests {
     #[test]
     fn s5_switches_off_and_other_sleep_types_do_nothing() {
         let mut bench = Bench::new(true, true);
-        bench.out(0, 4, 2, 3 << 10 | 1 << 13);
-        bench.out(0, 4, 2, u64::from(S5_SLEEP_TYPE) << 10);
+        bench.out(0, 4, 2, 5 << 10 | 1 << 13);
         assert!(bench.wires.power.is_empty());
+        assert_eq!(bench.inp(0, 4, 2), 5 << 10 | 1, "SLP_EN reads as 0");
         bench.out(0, 4, 2, u64::from(S5_SLEEP_TYPE) << 10 | 1 << 13);
         assert_eq!(bench.wires.power, [Power::Off]);
-        assert_eq!(bench.inp(0, 4, 2), u64::from(S5_SLEEP_TYPE) << 10 | 1);
-        bench.out(0, 4, 2, 0x2000);
-        assert_eq!(bench.wires.power, [Power::Off, Power::Off]);
     }
 
     #[test]

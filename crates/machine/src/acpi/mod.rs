@@ -43,8 +43,7 @@ pub const PM_TMR: u16 = 0x608;
 /// The SCI's GSI.
 pub const SCI_GSI: u8 = 9;
 /// SLP_TYP that switches the machine off: 0 as in QEMU, so that the `outw(0x604, 0x2000)` which
-/// small kernels know by heart does it too.
-pub const S5_SLEEP_TYPE: u8 = 0;
+pub use devices::acpi_pm::S5_SLEEP_TYPE;
 /// Reset register and its value.
 pub const RESET_REG: (u16, u8) = (0xcf9, 0x06);
 /// The IOAPIC, with 24 pins from GSI 0.
