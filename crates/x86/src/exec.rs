@@ -53,6 +53,8 @@ pub struct Cpu {
     pub id: u32,
     /// Debug conditions met by the current instruction (DR6 bits).
     pub debug_hits: u64,
+    /// Where the stream of RDRAND and RDSEED stands.
+    entropy: u64,
     pub(crate) ram: Arc<GuestMemory>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) tlb: Tlb,
@@ -103,6 +105,7 @@ impl Cpu {
             model,
             id,
             debug_hits: 0,
+            entropy: u64::from(id) << 32 | 0x6d6f_696e,
             ram,
             signals,
             tlb: Tlb::default(),
@@ -317,6 +320,16 @@ impl Cpu {
         };
     }
 
+    /// The next value for RDRAND and RDSEED: a stream that the APIC ID alone determines
+    /// (SplitMix64), so that a run can be repeated. It is no secret from anybody, which is a
+    /// departure from hardware; guests mix in other sources, such as virtio-rng.
+    pub(crate) fn entropy(&mut self) -> u64 {
+        self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.entropy ^ self.entropy >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
     /// True if something wants a long-running instruction to pause at its next boundary.
     #[inline(always)]
     pub fn interrupted(&self) -> bool {
@@ -528,6 +541,27 @@ impl Exec<'_> {
     /// Writes with supervisor rights.
     pub fn write_system<T: Word>(&mut self, linear: u64, value: T) -> Done {
         self.write_slow(seg::DS, self.wrap(linear), value, Rights::System)
+    }
+
+    /// Writes at a linear address with the given rights; a non-canonical one raises #GP(0).
+    pub(crate) fn write_as<T: Word>(&mut self, linear: u64, value: T, rights: Rights) -> Done {
+        let linear = self.wrap(linear);
+        if self.s.efer & efer::LMA != 0
+            && !(is_canonical(linear) && is_canonical(linear.wrapping_add(T::SIZE as u64 - 1)))
+        {
+            return Err(Trap::GP0);
+        }
+        self.write_slow(seg::DS, linear, value, rights)
+    }
+
+    /// The linear address of `segment:offset` without any check.
+    pub(crate) fn linear_unchecked(&self, segment: u8, offset: u64) -> u64 {
+        let linear = self.bases[usize::from(segment) % 6].wrapping_add(offset);
+        if self.bits == 64 {
+            linear
+        } else {
+            linear & 0xffff_ffff
+        }
     }
 
     fn wrap(&self, linear: u64) -> u64 {

@@ -18,7 +18,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, FlowControl, Instruction};
 use mem::{GuestMemory, RamOffset};
 
 /// Longest block, in instructions.
@@ -137,7 +137,7 @@ impl Cache {
             *byte = x.ram.load(RamOffset(key.at.0 + n as u64));
         }
         let bits = u32::from(x.bits());
-        let mut decoder = Decoder::with_ip(bits, bytes, x.s.rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(bits, bytes, x.s.rip, x.model.decoder_options());
         let start = self.arena.len();
         let mut i = Instruction::default();
         while self.arena.len() - start < BLOCK && decoder.can_decode() {
@@ -192,7 +192,8 @@ impl Cache {
                 bytes[have + k] = x.read_place(place.plus(k as u64));
             }
             have += n;
-            let mut decoder = Decoder::with_ip(bits, &bytes[..have], x.s.rip, DecoderOptions::NONE);
+            let mut decoder =
+                Decoder::with_ip(bits, &bytes[..have], x.s.rip, x.model.decoder_options());
             i = decoder.decode();
             if !i.is_invalid() || have == 15 {
                 let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
@@ -278,6 +279,7 @@ impl Exec<'_> {
                     self.init();
                     continue;
                 }
+                self.attention |= attention::ACTIVITY;
                 return Err(Stop::Shutdown);
             }
             if self.signals.lower(Signals::INIT) != 0 {
@@ -291,7 +293,10 @@ impl Exec<'_> {
             if self.s.activity == Activity::WaitForSipi {
                 match self.signals.take_sipi() {
                     Some(page) => self.start_up(page),
-                    None => return Err(Stop::Halted),
+                    None => {
+                        self.attention |= attention::ACTIVITY;
+                        return Err(Stop::Halted);
+                    }
                 }
                 continue;
             }
@@ -317,6 +322,7 @@ impl Exec<'_> {
                 continue;
             }
             if self.s.activity == Activity::Halted {
+                self.attention |= attention::ACTIVITY;
                 return Err(Stop::Halted);
             }
             if self.s.dr7 & 0xff != 0 {
@@ -423,16 +429,16 @@ impl Vcpu for InterpVcpu {
         let start = x.counters.instructions;
         let mut reported = start;
         let stop = loop {
+            let spent = x.counters.instructions - start;
+            if spent >= budget {
+                break Stop::Budget;
+            }
             let mut limit = 0;
             if x.attention != 0 || x.signals.get() != 0 {
                 match x.boundary() {
                     Ok(n) => limit = n,
                     Err(stop) => break stop,
                 }
-            }
-            let spent = x.counters.instructions - start;
-            if spent >= budget {
-                break Stop::Budget;
             }
             if x.counters.instructions - reported >= 1024 {
                 let n = x.counters.instructions - reported;
@@ -445,6 +451,8 @@ impl Vcpu for InterpVcpu {
             });
             let stepping = x.s.rflags & rflags::TF != 0;
             let outcome = self.cache.find(&mut x).and_then(|range| {
+                // RF has served: breakpoints were looked for. An IRET in the block may set it.
+                x.s.rflags &= !rflags::RF;
                 let room = (budget - spent).min(if limit == 0 { u64::MAX } else { limit as u64 });
                 let mut done = 0;
                 let block = &self.cache.arena[range];
@@ -471,7 +479,6 @@ impl Vcpu for InterpVcpu {
             });
             let outcome = match outcome {
                 Ok(()) => {
-                    x.s.rflags &= !rflags::RF;
                     if stepping || x.debug_hits != 0 {
                         x.debug_trap(stepping)
                     } else {

@@ -19,11 +19,15 @@ pub mod insn;
 pub mod interp;
 mod isa;
 pub mod mmu;
+pub mod msr;
+mod segment;
 pub mod softfloat;
 pub mod state;
 pub mod table;
 pub mod trace;
+mod task;
 pub mod trap;
+mod xstate;
 
 pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};
 pub use state::CpuState;

@@ -25,8 +25,12 @@ pub enum Access {
 pub enum Rights {
     /// The running program's: user if CPL is 3.
     Program,
-    /// Implicit supervisor access: descriptor tables, TSS, interrupt frames.
+    /// Implicit supervisor access: descriptor tables, TSS.
     System,
+    /// An explicit supervisor access whatever the CPL: frames that a gate pushes.
+    Supervisor,
+    /// A user access whatever the CPL.
+    User,
 }
 
 /// Entries per table.
@@ -253,7 +257,11 @@ pub fn is_canonical(linear: u64) -> bool {
 impl Exec<'_> {
     /// Walks the page tables for one access, sets accessed and dirty bits, raises #PF with CR2.
     pub fn translate(&mut self, linear: u64, access: Access, rights: Rights) -> Done<Translation> {
-        let user = rights == Rights::Program && self.s.cpl == 3;
+        let user = match rights {
+            Rights::Program => self.s.cpl == 3,
+            Rights::User => true,
+            Rights::System | Rights::Supervisor => false,
+        };
         match self.walk(linear, access, user, rights) {
             Ok(found) => Ok(found),
             Err(fault) => {

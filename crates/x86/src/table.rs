@@ -143,6 +143,12 @@ const FAMILIES: &[&[Row]] = &[
     crate::isa::simd_packed::ROWS,
     crate::isa::simd_shuffle::ROWS,
     crate::isa::simd_masked::ROWS,
+    crate::isa::system::ROWS,
+    crate::isa::transfer::ROWS,
+    crate::isa::flagsio::ROWS,
+    crate::isa::port::ROWS,
+    crate::isa::segmove::ROWS,
+    crate::isa::xsave::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].
