@@ -24,8 +24,8 @@ mod segment;
 pub mod softfloat;
 pub mod state;
 pub mod table;
-pub mod trace;
 mod task;
+pub mod trace;
 pub mod trap;
 mod xstate;
 
