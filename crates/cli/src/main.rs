@@ -106,8 +106,8 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Run(args) => run(*args),
         Command::CpuModels => {
-            for (name, about) in vmm::cpu_models() {
-                println!("{name:<12} {about}");
+            for name in vmm::cpu_models() {
+                println!("{name}");
             }
             Ok(ExitCode::SUCCESS)
         }

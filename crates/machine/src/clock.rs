@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Frequency of the guest's TSC in Hz: one tick is one nanosecond of machine time. CPUID leaf
 /// 0x15 and the hypervisor leaf tell the guest.
-pub const TSC_HZ: u64 = 1_000_000_000;
+pub use x86::cpuid::TSC_HZ;
 
 /// Where machine time comes from.
 pub trait Clock: Send + Sync {

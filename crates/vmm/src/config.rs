@@ -113,27 +113,18 @@ pub struct Config {
     pub com2: Option<PathBuf>,
 }
 
-/// The CPU models: name and what it is.
-const MODELS: [(&str, &str); 3] = [
-    ("x86-64-v1", "the first x86-64 processors"),
-    ("x86-64-v2", "SSE4.2, POPCNT, CMPXCHG16B: from 2008 on"),
-    ("x86-64-v3", "AVX2, BMI, FMA: from 2013 on"),
-];
-
-/// The names of the CPU models, each with what it is.
-pub fn cpu_models() -> Vec<(&'static str, &'static str)> {
-    MODELS.to_vec()
+/// The names of the CPU models.
+pub fn cpu_models() -> Vec<&'static str> {
+    CpuModel::all().iter().map(|model| model.name).collect()
 }
 
-/// The CPU model of that name.
-pub(crate) fn cpu_model(name: &str) -> Result<CpuModel, UserError> {
-    if MODELS.iter().any(|(model, _)| *model == name) {
-        // The models land with the CPUID tables.
-        return Ok(CpuModel::everything());
-    }
-    let names: Vec<&str> = MODELS.iter().map(|(model, _)| *model).collect();
-    Err(UserError::new(
-        format_args!("--cpu-model: no model {name:?}"),
-        format_args!("there are {}", names.join(", ")),
-    ))
+/// The CPU model of that name, for a machine of `cpus`.
+pub(crate) fn cpu_model(name: &str, cpus: u32) -> Result<CpuModel, UserError> {
+    let model = CpuModel::by_name(name).ok_or_else(|| {
+        UserError::new(
+            format_args!("--cpu-model: no model {name:?}"),
+            format_args!("there are {}", cpu_models().join(", ")),
+        )
+    })?;
+    Ok(model.with_cpus(cpus))
 }

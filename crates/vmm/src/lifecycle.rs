@@ -125,7 +125,7 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         config.spec.initrd = initrd.iter().map(|p| p.display().to_string()).collect();
         config.spec.append.clone_from(append);
     }
-    let model = cpu_model(&config.spec.cpu_model)?;
+    let model = cpu_model(&config.spec.cpu_model, config.spec.cpus)?;
     let (engine, engine_reason) = config.engine.engine()?;
     let memory = Arc::new(guest::memory(config.spec.memory)?);
     // Before anything is connected: a bad kernel leaves nothing behind.
