@@ -31,6 +31,14 @@ pub trait Bus {
     fn set_task_priority(&mut self, class: u8);
     /// Interrupt acknowledge: the vector to deliver now, or `None` if the request has gone.
     fn acknowledge(&mut self) -> Option<u8>;
+    /// FERR#, the output of an unmasked x87 exception while CR0.NE is clear: raised by the waiting
+    /// instruction that finds it, lowered when no exception is left. The answer is IGNNE#: true if
+    /// the processor is to go on regardless, false if it must wait for an interrupt (IRQ 13 of a
+    /// PC). The default is a board that does not connect them.
+    fn ferr(&mut self, level: bool) -> bool {
+        let _ = level;
+        true
+    }
     /// Instructions retired since the last call, for a clock that counts them.
     fn retired(&mut self, instructions: u64) {
         let _ = instructions;

@@ -28,7 +28,8 @@ pub struct Insn {
     /// What executes it.
     pub run: Handler,
     /// Immediate, sign-extended as the instruction says; the absolute target of a near branch;
-    /// the offset of a far pointer.
+    /// the offset of a far pointer; the 11 opcode bits of an x87 instruction, which has none of
+    /// these.
     pub imm: u64,
     /// Displacement (RIP-relative ones already absolute); or the selector of a far pointer; or
     /// ENTER's second immediate.
@@ -160,6 +161,17 @@ pub(crate) fn lower(i: &Instruction, run: Handler, bits: u32) -> Insn {
                 IMM
             }
         };
+    }
+    out
+}
+
+/// [`lower`] for an instruction whose bytes are at hand: x87 instructions get their opcode.
+pub(crate) fn lower_with_bytes(i: &Instruction, run: Handler, bits: u32, bytes: &[u8]) -> Insn {
+    let mut out = lower(i, run, bits);
+    if table::row(i.code()).is_some_and(|row| row.unit == table::Unit::X87) {
+        // The first byte of an x87 opcode is no prefix, so it is the first of its kind.
+        let opcode = bytes.windows(2).find(|pair| pair[0] & 0xf8 == 0xd8);
+        out.imm = opcode.map_or(0, |p| u64::from(p[0] & 7) << 8 | u64::from(p[1]));
     }
     out
 }

@@ -148,7 +148,8 @@ impl Cache {
                 break;
             }
             let run = insn::handler(x, &i);
-            self.arena.push(insn::lower(&i, run, bits));
+            let insn = insn::lower_with_bytes(&i, run, bits, &bytes[before..]);
+            self.arena.push(insn);
             if i.flow_control() != FlowControl::Next {
                 break;
             }
@@ -212,7 +213,8 @@ impl Cache {
             self.arena.clear();
             self.slots.fill(None);
         }
-        self.arena.push(insn::lower(&i, run, bits));
+        let insn = insn::lower_with_bytes(&i, run, bits, &bytes);
+        self.arena.push(insn);
         Ok(self.arena.len() - 1..self.arena.len())
     }
 }

@@ -199,13 +199,7 @@ pub struct TableRegister {
 }
 
 /// An 80-bit x87 register.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Register80 {
-    /// Explicit integer bit and 63 fraction bits. MMX registers alias this part.
-    pub significand: u64,
-    /// Sign in bit 15, biased exponent below.
-    pub sign_exponent: u16,
-}
+pub use crate::softfloat::F80 as Register80;
 
 /// The x87 state (SDM volume 1, "x87 FPU Execution Environment").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -149,6 +149,11 @@ const FAMILIES: &[&[Row]] = &[
     crate::isa::port::ROWS,
     crate::isa::segmove::ROWS,
     crate::isa::xsave::ROWS,
+    crate::isa::x87::load_store::ROWS,
+    crate::isa::x87::arithmetic::ROWS,
+    crate::isa::x87::compare::ROWS,
+    crate::isa::x87::transcendental::ROWS,
+    crate::isa::x87::control::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].

@@ -927,11 +927,11 @@ fn x87_pair(r: &mut Random) -> (F80, F80) {
     let a = r.f80(12);
     let b = match r.below(8) {
         0 => F80::new(
-            a.sign_exp ^ (r.below(4) as u16) ^ (r.below(2) as u16) << 15,
+            a.sign_exponent ^ (r.below(4) as u16) ^ (r.below(2) as u16) << 15,
             a.significand ^ r.pick([0, 0, 1, 2, 1 << 62]),
         ),
         1 => {
-            let e = (a.sign_exp & 0x7fff)
+            let e = (a.sign_exponent & 0x7fff)
                 .wrapping_add(r.below(140) as u16)
                 .wrapping_sub(70)
                 & 0x7fff;
@@ -1236,7 +1236,7 @@ macro_rules! x87_store {
                 let (mut a, cw) = (r.f80(8), r.fcw());
                 if r.below(2) == 0 {
                     let (low, span): (u64, u64) = $exponents;
-                    a = F80::new(a.sign_exp & 0x8000 | (low + r.below(span)) as u16, a.significand | 1 << 63);
+                    a = F80::new(a.sign_exponent & 0x8000 | (low + r.below(span)) as u16, a.significand | 1 << 63);
                 }
                 let mut m: $t = $untouched;
                 let (sw, _, _) = on_x87!(cw, a, F80::ONE, concat!($insn, " [{m}]"), (m = in(reg) &mut m));
@@ -1344,10 +1344,10 @@ fn fbld_is_the_processors_even_for_digits_above_nine() {
 fn ulps(a: F80, b: F80) -> Option<u128> {
     let key = |f: F80| -> i128 {
         let magnitude =
-            ((f.sign_exp & 0x7fff) as i128) << 63 | (f.significand & !(1 << 63)) as i128;
+            ((f.sign_exponent & 0x7fff) as i128) << 63 | (f.significand & !(1 << 63)) as i128;
         if f.sign() { -magnitude } else { magnitude }
     };
-    let special = |f: F80| f.sign_exp & 0x7fff == 0x7fff;
+    let special = |f: F80| f.sign_exponent & 0x7fff == 0x7fff;
     if special(a) || special(b) {
         (a == b).then_some(0)
     } else {
@@ -1358,7 +1358,7 @@ fn ulps(a: F80, b: F80) -> Option<u128> {
 /// At the border of the normal numbers.
 fn at_an_end(f: F80) -> bool {
     matches!(
-        (f.sign_exp & 0x7fff, f.significand),
+        (f.sign_exponent & 0x7fff, f.significand),
         (0, 0x7fff_ffff_ffff_ffff) | (1 | 0x7fff, 0x8000_0000_0000_0000) | (0x7ffe, u64::MAX)
     )
 }
@@ -1379,7 +1379,7 @@ macro_rules! transcendental {
             for _ in 0..cases() {
                 let ((mut a, b), cw) = (x87_pair(&mut r), r.fcw());
                 if r.below(2) == 0 {
-                    a.sign_exp = a.sign_exp & 0x8000 | (0x3fff + 4 - r.below(16)) as u16;
+                    a.sign_exponent = a.sign_exponent & 0x8000 | (0x3fff + 4 - r.below(16)) as u16;
                     a.significand |= 1 << 63;
                 }
                 let (sw, st0, st1) = on_x87!(cw, a, b, $insn);

@@ -23,3 +23,4 @@ pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod vector;
 pub(crate) mod xsave;
+pub(crate) mod x87;

@@ -291,12 +291,12 @@ impl Default for Env {
 
 /// A double extended-precision value as it lies in an x87 register: 1 sign, 15 exponent (bias 16383),
 /// 64 significand bits with an explicit integer bit. Any pattern is possible, "unsupported" ones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct F80 {
-    /// Bit 15: sign; bits 14..0: biased exponent.
-    pub sign_exp: u16,
-    /// Integer bit (63) and fraction.
+    /// Integer bit (63) and fraction. MMX registers alias this part.
     pub significand: u64,
+    /// Bit 15: sign; bits 14..0: biased exponent.
+    pub sign_exponent: u16,
 }
 
 /// What FXAM finds (C3, C2, C0); the sign goes to C1.
@@ -327,9 +327,9 @@ impl F80 {
     pub const INDEFINITE: Self = Self::new(0xffff, 3 << 62);
 
     /// From sign and exponent, and significand.
-    pub const fn new(sign_exp: u16, significand: u64) -> Self {
+    pub const fn new(sign_exponent: u16, significand: u64) -> Self {
         Self {
-            sign_exp,
+            sign_exponent,
             significand,
         }
     }
@@ -337,37 +337,37 @@ impl F80 {
     pub const fn from_le_bytes(b: [u8; 10]) -> Self {
         Self {
             significand: u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            sign_exp: u16::from_le_bytes([b[8], b[9]]),
+            sign_exponent: u16::from_le_bytes([b[8], b[9]]),
         }
     }
     /// The ten bytes of an m80fp operand.
     pub const fn to_le_bytes(self) -> [u8; 10] {
         let s = self.significand.to_le_bytes();
-        let e = self.sign_exp.to_le_bytes();
+        let e = self.sign_exponent.to_le_bytes();
         [s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], e[0], e[1]]
     }
     /// The sign bit.
     pub const fn sign(self) -> bool {
-        self.sign_exp >> 15 != 0
+        self.sign_exponent >> 15 != 0
     }
     /// FCHS.
     pub const fn negated(self) -> Self {
         Self {
-            sign_exp: self.sign_exp ^ 0x8000,
+            sign_exponent: self.sign_exponent ^ 0x8000,
             ..self
         }
     }
     /// FABS.
     pub const fn absolute(self) -> Self {
         Self {
-            sign_exp: self.sign_exp & 0x7fff,
+            sign_exponent: self.sign_exponent & 0x7fff,
             ..self
         }
     }
     /// FXAM of a register that is not empty.
     pub const fn examine(self) -> Examined {
         let integer_bit = self.significand >> 63 != 0;
-        match self.sign_exp & 0x7fff {
+        match self.sign_exponent & 0x7fff {
             0 if self.significand == 0 => Examined::Zero,
             0 => Examined::Denormal,
             _ if !integer_bit => Examined::Unsupported,

@@ -116,9 +116,9 @@ fn remainder(a: F80, b: F80, nearest: bool, env: &mut Env) -> Remainder {
 
 /// `a` itself, but for a pseudo-denormal, which becomes the normal number that it is.
 fn unchanged(a: F80) -> F80 {
-    let pseudo_denormal = a.sign_exp & 0x7fff == 0 && a.significand >> 63 != 0;
+    let pseudo_denormal = a.sign_exponent & 0x7fff == 0 && a.significand >> 63 != 0;
     F80 {
-        sign_exp: a.sign_exp | pseudo_denormal as u16,
+        sign_exponent: a.sign_exponent | pseudo_denormal as u16,
         ..a
     }
 }

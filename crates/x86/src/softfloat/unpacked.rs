@@ -126,7 +126,7 @@ pub(super) fn unpack(format: Format, bits: u64, daz: bool) -> Unpacked {
 
 /// Takes an x87 register apart.
 pub(super) fn unpack_f80(f: F80) -> Unpacked {
-    let biased = f.sign_exp & 0x7fff;
+    let biased = f.sign_exponent & 0x7fff;
     let sig = f.significand;
     let mut u = Unpacked {
         sign: f.sign(),
