@@ -22,5 +22,5 @@ pub(crate) mod string;
 pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod vector;
-pub(crate) mod xsave;
 pub(crate) mod x87;
+pub(crate) mod xsave;
