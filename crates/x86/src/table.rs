@@ -154,6 +154,8 @@ const FAMILIES: &[&[Row]] = &[
     crate::isa::x87::compare::ROWS,
     crate::isa::x87::transcendental::ROWS,
     crate::isa::x87::control::ROWS,
+    crate::isa::simd_text::ROWS,
+    crate::isa::crypto::ROWS,
 ];
 
 /// How many encodings iced-x86 1.22 knows; a larger code fails the build in [`index`].

@@ -6,6 +6,7 @@
 pub(crate) mod alu;
 pub(crate) mod bits;
 pub(crate) mod branch;
+pub(crate) mod crypto;
 pub(crate) mod data;
 pub(crate) mod flagsio;
 pub(crate) mod muldiv;
@@ -17,6 +18,7 @@ pub(crate) mod simd_masked;
 pub(crate) mod simd_move;
 pub(crate) mod simd_packed;
 pub(crate) mod simd_shuffle;
+pub(crate) mod simd_text;
 pub(crate) mod stack;
 pub(crate) mod string;
 pub(crate) mod system;
