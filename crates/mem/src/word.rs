@@ -118,14 +118,15 @@ word!(u64, reg, ":r", "rax", "qword");
 /// CMPXCHG16B (every x86-64-v2 processor; the caller's CPU model says so).
 pub(crate) unsafe fn compare_exchange_16(at: *mut u8, old: u128, new: u128) -> u128 {
     let (mut low, mut high) = (old as u64, (old >> 64) as u64);
-    // SAFETY: as promised above. RBX is reserved by the compiler, hence the exchange around it.
+    // SAFETY: as promised above. RBX is reserved by the compiler, hence the exchange around it;
+    // the address is in a register of its own choice, since `reg` could be RBX.
     unsafe {
         asm!(
             "xchg {n}, rbx",
-            "lock cmpxchg16b [{p}]",
+            "lock cmpxchg16b [rdi]",
             "mov rbx, {n}",
             n = inout(reg) new as u64 => _,
-            p = in(reg) at,
+            in("rdi") at,
             inout("rax") low,
             inout("rdx") high,
             in("rcx") (new >> 64) as u64,
