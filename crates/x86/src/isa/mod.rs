@@ -14,6 +14,7 @@ pub(crate) mod port;
 pub(crate) mod segmove;
 pub(crate) mod shift;
 pub(crate) mod simd;
+pub(crate) mod simd_float;
 pub(crate) mod simd_masked;
 pub(crate) mod simd_move;
 pub(crate) mod simd_packed;
