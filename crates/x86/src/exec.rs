@@ -398,7 +398,7 @@ impl Exec<'_> {
             && len <= 8
             && linear & (len - 1) != 0
         {
-            if self.bits == 64 && !(is_canonical(linear) && is_canonical(linear + len - 1)) {
+            if self.bits == 64 && !is_canonical(linear) {
                 return Err(fault);
             }
             return Err(Trap::AC0);

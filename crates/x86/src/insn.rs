@@ -117,7 +117,7 @@ pub(crate) fn lower(i: &Instruction, run: Handler, bits: u32) -> Insn {
                 out.index = number(i.memory_index());
                 out.scale = i.memory_index_scale().trailing_zeros() as u8;
                 out.disp = i.memory_displacement64();
-                out.seg = i.memory_segment().number() as u8;
+                out.seg = segment(i, bits);
                 out.address_bits = address_bits(i, bits);
                 MEM
             }
@@ -174,6 +174,19 @@ pub(crate) fn lower_with_bytes(i: &Instruction, run: Handler, bits: u32, bytes: 
         out.imm = opcode.map_or(0, |p| u64::from(p[0] & 7) << 8 | u64::from(p[1]));
     }
     out
+}
+
+/// The segment register of a memory operand. 64-bit code ignores ES, CS, SS and DS prefixes, so
+/// that a non-canonical address raises #SS if the base is rSP or rBP and #GP otherwise.
+fn segment(i: &Instruction, bits: u32) -> u8 {
+    let named = i.memory_segment();
+    if bits != 64 || matches!(named, Register::FS | Register::GS) {
+        return named.number() as u8;
+    }
+    match i.memory_base() {
+        Register::RSP | Register::ESP | Register::RBP | Register::EBP => crate::state::seg::SS,
+        _ => crate::state::seg::DS,
+    }
 }
 
 fn string_segment(i: &Instruction, current: u8) -> u8 {

@@ -28,9 +28,12 @@ fn jmp_indirect<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn call_to<T: Word>(x: &mut Exec<'_>, target: u64) -> Done {
     let back = T::from_u64(x.next);
-    // The target is checked before anything is pushed.
+    // The return address is written before the target is checked; rSP moves after that.
+    let sp = x.s.gpr[gpr::RSP].wrapping_sub(T::SIZE as u64);
+    x.write_stack(sp, back)?;
     x.jump(target)?;
-    x.push(back)
+    x.set_sp(sp);
+    Ok(())
 }
 
 fn call<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {

@@ -97,6 +97,9 @@ impl Shift for Rcl {
     fn apply<T: Word>(value: u64, count: u32, flags: &mut Flags) -> u64 {
         let n = width::<T>();
         let mut count = count % (n + 1);
+        if count == 0 {
+            return value;
+        }
         let (mut value, mut cf) = (value, flags.cf());
         while count > 0 {
             let out = bit(value, n - 1);
@@ -114,6 +117,9 @@ impl Shift for Rcr {
     fn apply<T: Word>(value: u64, count: u32, flags: &mut Flags) -> u64 {
         let n = width::<T>();
         let mut count = count % (n + 1);
+        if count == 0 {
+            return value;
+        }
         let (mut value, mut cf) = (value, flags.cf());
         while count > 0 {
             let out = bit(value, 0);

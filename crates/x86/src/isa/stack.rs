@@ -34,11 +34,7 @@ fn pop<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 fn pusha<T: Word>(x: &mut Exec<'_>, _: &Insn) -> Done {
     let size = T::SIZE as u64;
     let sp = x.s.gpr[gpr::RSP];
-    // All or nothing: the last slot and, where they cross a page, the first are probed.
-    for n in (1..=8).rev() {
-        let at = sp.wrapping_sub(n * size) & x.stack_mask();
-        x.probe_write(crate::state::seg::SS, at, size)?;
-    }
+    // Slots before a fault stay written, as on the processor: rSP has not moved.
     for n in 0..8u8 {
         let value: T = x.reg(n);
         x.write_stack(sp.wrapping_sub((u64::from(n) + 1) * size), value)?;
@@ -50,14 +46,12 @@ fn pusha<T: Word>(x: &mut Exec<'_>, _: &Insn) -> Done {
 fn popa<T: Word>(x: &mut Exec<'_>, _: &Insn) -> Done {
     let size = T::SIZE as u64;
     let sp = x.s.gpr[gpr::RSP];
-    let mut values = [T::default(); 8];
-    for (n, value) in values.iter_mut().enumerate() {
-        *value = x.read_stack(sp.wrapping_add(n as u64 * size))?;
-    }
     for n in 0..8u8 {
+        // Registers before a fault keep what they got, as on the processor: rSP has not moved.
+        let value: T = x.read_stack(sp.wrapping_add(u64::from(n) * size))?;
         // The stored rSP is skipped.
-        if usize::from(n) != gpr::RSP {
-            x.set_reg(n, values[7 - usize::from(n)]);
+        if usize::from(7 - n) != gpr::RSP {
+            x.set_reg(7 - n, value);
         }
     }
     x.set_sp(sp.wrapping_add(8 * size));

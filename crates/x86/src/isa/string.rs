@@ -65,9 +65,19 @@ fn repeat<T: Word>(
         return element(x, &walk, 1).map(|_| ());
     }
     let mut left = walk.at(x, gpr::RCX);
+    // A 32-bit count is written back even if nothing is done.
+    walk.set(x, gpr::RCX, left);
+    let flags = x.flags;
     let mut budget = CHUNK;
     while left != 0 {
-        let (done, more) = element(x, &walk, left)?;
+        let (done, more) = match element(x, &walk, left) {
+            Ok(step) => step,
+            Err(trap) => {
+                // A fault leaves the flags as they were before the instruction.
+                x.flags = flags;
+                return Err(trap);
+            }
+        };
         left -= done;
         walk.set(x, gpr::RCX, left);
         if !more {
@@ -88,14 +98,25 @@ fn eight_fit(a: u64, b: u64) -> bool {
     a & 0xfff <= 0xff8 && b & 0xfff <= 0xff8
 }
 
+/// REP MOVS and REP STOS with 32-bit addresses write their pointers back even if nothing is done.
+fn narrow(x: &mut Exec<'_>, i: &Insn, pointers: &[usize]) {
+    if (i.rep || i.repne) && i.address_bits == 32 {
+        for &n in pointers {
+            x.s.gpr[n] &= 0xffff_ffff;
+        }
+    }
+}
+
 fn movs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    narrow(x, i, &[gpr::RSI, gpr::RDI]);
     repeat::<T>(x, i, |x, walk, left| {
         let (from, to) = (walk.at(x, gpr::RSI), walk.at(x, gpr::RDI));
         // Bytes upwards may go eight at a time where no byte written is read again: the
         // destination is behind the source, or at least eight ahead. The pages are tested by
         // offset, so a segment base that is no multiple of a page only costs exactness of the
         // split at a fault; then the single bytes are used.
-        if T::SIZE == 1 && left >= 8 && walk.step == 1 && to.wrapping_sub(from) >= 8 {
+        let aligned = x.s.rflags & rflags::AC != 0;
+        if T::SIZE == 1 && left >= 8 && walk.step == 1 && to.wrapping_sub(from) >= 8 && !aligned {
             let bases = x.s.seg[usize::from(i.seg)].base | x.s.seg[usize::from(seg::ES)].base;
             if eight_fit(from, to) && (bases & 0xfff == 0 || x.is_64bit()) {
                 let value: u64 = x.read(i.seg, from)?;
@@ -115,9 +136,11 @@ fn movs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn stos<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let value: T = x.reg(gpr::RAX as u8);
+    narrow(x, i, &[gpr::RDI]);
     repeat::<T>(x, i, |x, walk, left| {
         let to = walk.at(x, gpr::RDI);
-        if T::SIZE == 1 && left >= 8 && walk.step == 1 && eight_fit(to, 0) {
+        let aligned = x.s.rflags & rflags::AC != 0;
+        if T::SIZE == 1 && left >= 8 && walk.step == 1 && eight_fit(to, 0) && !aligned {
             let base = x.s.seg[usize::from(seg::ES)].base;
             if base & 0xfff == 0 || x.is_64bit() {
                 x.write(seg::ES, to, value.to_u64() * 0x0101_0101_0101_0101)?;
@@ -147,8 +170,9 @@ fn goes_on(x: &Exec<'_>, i: &Insn) -> bool {
 
 fn cmps<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     repeat::<T>(x, i, |x, walk, _| {
-        let a = x.read::<T>(i.seg, walk.at(x, gpr::RSI))?.to_u64();
+        // The destination is read first.
         let b = x.read::<T>(seg::ES, walk.at(x, gpr::RDI))?.to_u64();
+        let a = x.read::<T>(i.seg, walk.at(x, gpr::RSI))?.to_u64();
         x.flags.set_sub::<T>(a, b, a.wrapping_sub(b));
         walk.advance(x, gpr::RSI, 1);
         walk.advance(x, gpr::RDI, 1);

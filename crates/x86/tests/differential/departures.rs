@@ -87,6 +87,15 @@ pub fn reconcile(i: &Instruction, native: &mut Outcome, ours: &mut Outcome) -> b
         differed = difference != 0;
         ours.registers.rflags ^= difference;
     }
+    // For addresses of the kernel's half Linux sets P in the error code, to tell nothing of its
+    // own mappings.
+    if let Some(e) = &mut native.exception
+        && e.vector == 14
+        && e.address >= 0x7fff_ffff_f000
+        && ours.exception.is_some_and(|o| o.address == e.address)
+    {
+        e.error &= !1;
+    }
     // Linux does not tell #SS from #BP and the like by error code; #GP and #SS agree.
     if let (Some(Exception { vector: 3, .. }), Some(e)) = (native.exception, &mut ours.exception) {
         e.error = 0;

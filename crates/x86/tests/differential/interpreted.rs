@@ -169,7 +169,7 @@ impl Interpreted {
         let broken = match stop {
             Stop::Budget => None,
             Stop::Shutdown if exception.is_some() => None,
-            Stop::Broken(why) if why.starts_with("delivery of vector") => None,
+            
             other => Some(format!("{other:?}")),
         };
         let mut after = vec![0; WINDOW_RW];
