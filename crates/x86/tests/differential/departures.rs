@@ -33,6 +33,9 @@ pub fn skipped(row: &Row) -> Option<&'static str> {
         | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 | Xsaves | Xsaves64 | Xrstors | Xrstors64 => {
             "the image depends on the host's features"
         }
+        _ if info.code().op_code().amd_decoder64() && !info.intel_decoder64() && !info.mode32() => {
+            "AMD processors only"
+        }
         _ if row.privilege == Privilege::Cpl0 => "privileged",
         _ if !(info.mode64() || info.mode32()) => "16-bit code only",
         _ => return None,

@@ -198,7 +198,11 @@ fn registers(bits: u32, flavour: Flavour, rng: &mut Rng) -> Registers {
     }
     let mut bytes = [0; 32];
     for v in &mut r.vector {
-        let kind = if rng.chance(5) { Flavour::Bits } else { flavour };
+        let kind = if rng.chance(5) {
+            Flavour::Bits
+        } else {
+            flavour
+        };
         rng.fill(kind, &mut bytes);
         for (n, q) in v.iter_mut().enumerate() {
             *q = u64::from_le_bytes(bytes[8 * n..8 * n + 8].try_into().unwrap());
@@ -319,7 +323,11 @@ impl Builder<'_> {
         let mnemonic = self.info.mnemonic();
         let kinds = self.info.op_kinds();
         let size = self.info.memory_size().size() as u64;
-        let upper = if self.rng.chance(50) { 0 } else { self.rng.next() << 32 };
+        let upper = if self.rng.chance(50) {
+            0
+        } else {
+            self.rng.next() << 32
+        };
         let narrow = self.info.address_size() == 32 || self.rng.chance(10);
         let upper = if narrow { upper } else { 0 };
         let string = kinds.iter().any(|k| {
@@ -406,7 +414,10 @@ impl Builder<'_> {
             {
                 return self.memory(n);
             }
-            Kind::mem | Kind::mem_vsib32x | Kind::mem_vsib32y | Kind::mem_vsib64x
+            Kind::mem
+            | Kind::mem_vsib32x
+            | Kind::mem_vsib32y
+            | Kind::mem_vsib64x
             | Kind::mem_vsib64y => return self.memory(n),
             Kind::mem_offs => {
                 let size = self.info.memory_size().size();
@@ -420,12 +431,23 @@ impl Builder<'_> {
                 return Some(());
             }
             Kind::r8_or_mem | Kind::r8_reg | Kind::r8_opcode => r8(self),
-            Kind::r16_or_mem | Kind::r16_reg | Kind::r16_reg_mem | Kind::r16_rm
+            Kind::r16_or_mem
+            | Kind::r16_reg
+            | Kind::r16_reg_mem
+            | Kind::r16_rm
             | Kind::r16_opcode => nth(Register::AX, r),
-            Kind::r32_or_mem | Kind::r32_reg | Kind::r32_reg_mem | Kind::r32_rm
-            | Kind::r32_opcode | Kind::r32_vvvv => nth(Register::EAX, r),
-            Kind::r64_or_mem | Kind::r64_reg | Kind::r64_reg_mem | Kind::r64_rm
-            | Kind::r64_opcode | Kind::r64_vvvv => nth(Register::RAX, r),
+            Kind::r32_or_mem
+            | Kind::r32_reg
+            | Kind::r32_reg_mem
+            | Kind::r32_rm
+            | Kind::r32_opcode
+            | Kind::r32_vvvv => nth(Register::EAX, r),
+            Kind::r64_or_mem
+            | Kind::r64_reg
+            | Kind::r64_reg_mem
+            | Kind::r64_rm
+            | Kind::r64_opcode
+            | Kind::r64_vvvv => nth(Register::RAX, r),
             Kind::mm_or_mem | Kind::mm_reg | Kind::mm_rm => nth(Register::MM0, r & 7),
             Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm | Kind::xmm_vvvv | Kind::xmm_is4 => {
                 nth(Register::XMM0, r)
@@ -465,7 +487,11 @@ impl Builder<'_> {
 
     /// Immediates, branch targets, implicit memory.
     fn other(&mut self, n: u32, kind: Kind) -> Option<()> {
-        let second = n > 0 && matches!(self.i.op_kind(n - 1), OpKind::Immediate16 | OpKind::Immediate8);
+        let second = n > 0
+            && matches!(
+                self.i.op_kind(n - 1),
+                OpKind::Immediate16 | OpKind::Immediate8
+            );
         let value = self.rng.edge();
         let byte = if self.rng.chance(60) {
             (value as u8) & 0x1f
@@ -510,7 +536,11 @@ impl Builder<'_> {
                 // ENTER, RET: bytes of stack.
                 let stack = self.info.mnemonic() == Mnemonic::Enter
                     || self.info.mnemonic() == Mnemonic::Ret;
-                i.set_immediate16(if stack { value as u16 & 0x1ff } else { value as u16 });
+                i.set_immediate16(if stack {
+                    value as u16 & 0x1ff
+                } else {
+                    value as u16
+                });
             }
             Kind::imm32 => {
                 i.set_op_kind(n, OpKind::Immediate32);
@@ -541,15 +571,27 @@ impl Builder<'_> {
             }
             Kind::seg_rSI => i.set_op_kind(
                 n,
-                if wide { OpKind::MemorySegRSI } else { OpKind::MemorySegESI },
+                if wide {
+                    OpKind::MemorySegRSI
+                } else {
+                    OpKind::MemorySegESI
+                },
             ),
             Kind::es_rDI => i.set_op_kind(
                 n,
-                if wide { OpKind::MemoryESRDI } else { OpKind::MemoryESEDI },
+                if wide {
+                    OpKind::MemoryESRDI
+                } else {
+                    OpKind::MemoryESEDI
+                },
             ),
             Kind::seg_rDI => i.set_op_kind(
                 n,
-                if wide { OpKind::MemorySegRDI } else { OpKind::MemorySegEDI },
+                if wide {
+                    OpKind::MemorySegRDI
+                } else {
+                    OpKind::MemorySegEDI
+                },
             ),
             Kind::seg_rBX_al => {
                 i.set_op_kind(n, OpKind::Memory);
@@ -587,7 +629,8 @@ impl Builder<'_> {
             } else {
                 CODE + self.rng.below(CODE_SIZE as u64)
             };
-            if !(self.at..self.at + 15).contains(&to) && (CODE..CODE + CODE_SIZE as u64).contains(&to)
+            if !(self.at..self.at + 15).contains(&to)
+                && (CODE..CODE + CODE_SIZE as u64).contains(&to)
             {
                 return to;
             }
@@ -611,7 +654,9 @@ impl Builder<'_> {
         self.data(ea, size);
         self.i.set_op_kind(n, OpKind::Memory);
         if self.rng.chance(5) {
-            let prefix = self.rng.pick(&[Register::ES, Register::CS, Register::SS, Register::DS]);
+            let prefix = self
+                .rng
+                .pick(&[Register::ES, Register::CS, Register::SS, Register::DS]);
             self.i.set_segment_prefix(prefix);
         }
         let name = |r: u64| {
@@ -622,11 +667,16 @@ impl Builder<'_> {
             }
         };
         let full = if narrow { 4 } else { 8 };
-        let form = if vsib.is_some() { 1 } else { self.rng.below(10) };
+        let form = if vsib.is_some() {
+            1
+        } else {
+            self.rng.below(10)
+        };
         if form == 9 {
             // RIP-relative, or absolute in 32-bit code.
             if long {
-                self.i.set_memory_base(if narrow { Register::EIP } else { Register::RIP });
+                self.i
+                    .set_memory_base(if narrow { Register::EIP } else { Register::RIP });
             }
             self.i.set_memory_displ_size(full);
             self.i.set_memory_displacement64(ea & mask);
@@ -699,9 +749,20 @@ impl Builder<'_> {
         });
         self.i.set_memory_displacement64(offset & mask);
         if !taken {
-            let garbage = if narrow && long { self.rng.next() << 32 } else { 0 };
+            let garbage = if narrow && long {
+                self.rng.next() << 32
+            } else {
+                0
+            };
             let value = ea.wrapping_sub(rest);
-            self.set(base as usize, if narrow { value & mask | garbage } else { value });
+            self.set(
+                base as usize,
+                if narrow {
+                    value & mask | garbage
+                } else {
+                    value
+                },
+            );
         }
         Some(())
     }
@@ -733,7 +794,11 @@ impl Builder<'_> {
                     let full = r.full_register();
                     let at = GPR64.iter().position(|&g| g == full)?;
                     let value = self.registers.gpr[at];
-                    Some(if r.size() == 4 { value & 0xffff_ffff } else { value })
+                    Some(if r.size() == 4 {
+                        value & 0xffff_ffff
+                    } else {
+                        value
+                    })
                 })
             })
     }
@@ -770,7 +835,11 @@ impl Builder<'_> {
                 if let Some(at) = self.target() {
                     let r = &self.registers.gpr;
                     let (a, d) = (r[gpr::RAX].to_le_bytes(), r[gpr::RDX].to_le_bytes());
-                    let n = if self.info.mnemonic() == Cmpxchg8b { 4 } else { 8 };
+                    let n = if self.info.mnemonic() == Cmpxchg8b {
+                        4
+                    } else {
+                        8
+                    };
                     let both = [&a[..n], &d[..n]].concat();
                     self.patch(at, &both);
                 }
@@ -785,7 +854,11 @@ impl Builder<'_> {
                 }
             }
             Loop | Loope | Loopne | Jcxz | Jecxz | Jrcxz if half => {
-                let upper = if self.rng.chance(50) { self.rng.next() << 32 } else { 0 };
+                let upper = if self.rng.chance(50) {
+                    self.rng.next() << 32
+                } else {
+                    0
+                };
                 self.registers.gpr[gpr::RCX] = self.rng.below(3) | upper;
             }
             Jmp | Call => {

@@ -357,7 +357,11 @@ impl Native {
         self.put_code(case.at, &[0xcc; 15 + EXIT_JUMP][..len + EXIT_JUMP]);
         let mut after = vec![0; WINDOW_RW];
         // SAFETY: as above.
-        unsafe { after.as_mut_ptr().copy_from_nonoverlapping(WINDOW as *const u8, WINDOW_RW) };
+        unsafe {
+            after
+                .as_mut_ptr()
+                .copy_from_nonoverlapping(WINDOW as *const u8, WINDOW_RW)
+        };
         Outcome {
             registers,
             exception,

@@ -111,11 +111,17 @@ impl Rng {
                 let width = self.pick(&[1u32, 4, 16, 32, 62]);
                 let n = 1 + self.below(1 << width);
                 let shift = n.leading_zeros();
-                (n << shift, sign | (0x403e - shift as u16 - self.below(2) as u16))
+                (
+                    n << shift,
+                    sign | (0x403e - shift as u16 - self.below(2) as u16),
+                )
             }
             9 => (m & !0x7ff | j, sign | (0x3fff - 4 + self.below(8) as u16)),
             10 => (m | j, sign | (0x3fff - 70 + self.below(140) as u16)),
-            11 => (m | j, sign | self.pick(&[1u16, 0x7ffe, 0x3c01, 0x43fe, 0x3f81, 0x407e])),
+            11 => (
+                m | j,
+                sign | self.pick(&[1u16, 0x7ffe, 0x3c01, 0x43fe, 0x3f81, 0x407e]),
+            ),
             _ => (m | j, sign | (0x3fff - 2 + self.below(4) as u16)),
         }
     }

@@ -163,7 +163,12 @@ impl<'a> Worker<'a> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x} ")).collect::<String>().trim_end().into()
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x} "))
+        .collect::<String>()
+        .trim_end()
+        .into()
 }
 
 /// A worker's life: every `wanted.workers`th job from `job`, the first from `case` on.
@@ -205,7 +210,10 @@ pub fn main() -> i32 {
         user += u32::from(is_user);
         if let Some(why) = departures::skipped(row) {
             user_skipped += u32::from(is_user);
-            skipped.entry(why).or_default().push(format!("{:?}", row.code));
+            skipped
+                .entry(why)
+                .or_default()
+                .push(format!("{:?}", row.code));
             continue;
         }
         if let Some(name) = &wanted.row
@@ -223,7 +231,10 @@ pub fn main() -> i32 {
             None => {
                 user_skipped += u32::from(is_user);
                 let why = "no encoding in 64-bit or 32-bit code";
-                skipped.entry(why).or_default().push(format!("{:?}", row.code));
+                skipped
+                    .entry(why)
+                    .or_default()
+                    .push(format!("{:?}", row.code));
             }
         }
     }
@@ -235,7 +246,8 @@ pub fn main() -> i32 {
     let mut total = Tally::default();
     let mut bad = Vec::new();
     for (job, t) in jobs.iter().zip(tallies) {
-        let add = |to: &AtomicU64, n: u64| to.store(to.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        let add =
+            |to: &AtomicU64, n: u64| to.store(to.load(Ordering::Relaxed) + n, Ordering::Relaxed);
         add(&total.cases, t.cases.load(Ordering::Relaxed));
         add(&total.exceptions, t.exceptions.load(Ordering::Relaxed));
         let get = |n: &AtomicU32| n.load(Ordering::Relaxed);
