@@ -169,7 +169,6 @@ impl Interpreted {
         let broken = match stop {
             Stop::Budget => None,
             Stop::Shutdown if exception.is_some() => None,
-            
             other => Some(format!("{other:?}")),
         };
         let mut after = vec![0; WINDOW_RW];

@@ -150,13 +150,29 @@ impl<'a> Worker<'a> {
             self.wanted.seed,
             job.row.code,
         );
-        text += &format!("  before, at {:#x}:\n{}", case.at, case.registers.text());
+        use x86::table::Unit;
+        let unit = job.row.unit;
+        let x87 = matches!(unit, Unit::X87 | Unit::Mmx | Unit::Wait);
+        let vector = matches!(unit, Unit::Sse | Unit::Avx);
+        text += &format!(
+            "  before, at {:#x}:\n{}",
+            case.at,
+            case.registers.text(x87, vector)
+        );
         for (at, bytes) in &case.patches {
             text += &format!("  [{:#x}] {}\n", WINDOW + *at as u64, hex(bytes));
         }
         if shown {
-            text += &format!("  native: {:x?}\n{}", a.exception, a.registers.text());
-            text += &format!("  ours: {:x?}\n{}", b.exception, b.registers.text());
+            text += &format!(
+                "  native: {:x?}\n{}",
+                a.exception,
+                a.registers.text(x87, vector)
+            );
+            text += &format!(
+                "  ours: {:x?}\n{}",
+                b.exception,
+                b.registers.text(x87, vector)
+            );
         }
         eprintln!("{text}");
     }

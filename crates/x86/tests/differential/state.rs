@@ -142,14 +142,23 @@ impl Registers {
         all
     }
 
-    /// All registers as text.
-    pub fn text(&self) -> String {
+    /// The registers as text: the general ones, and those of the units asked for.
+    pub fn text(&self, x87: bool, vector: bool) -> String {
         let mut out = String::new();
-        for (n, (name, value)) in self.list().into_iter().enumerate() {
-            let end = if n % 4 == 3 { "\n" } else { "" };
+        let shown = self
+            .list()
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| match n {
+                0..18 => true,
+                19..33 => x87,
+                _ => vector,
+            });
+        for (n, (_, (name, value))) in shown.enumerate() {
+            let end = if n % 6 == 5 { "\n" } else { "" };
             let _ = write!(out, "  {name}={value:x}{end}");
         }
-        out
+        out + "\n"
     }
 }
 
