@@ -97,7 +97,7 @@ impl Cpu {
         let s = CpuState::reset(model.signature(), id == 0);
         let mut cpu = Cpu {
             s,
-            flags: Flags::default(),
+            flags: Flags::from_bits(0),
             next: 0,
             attention: 0,
             broken: None,

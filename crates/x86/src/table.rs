@@ -194,3 +194,83 @@ pub fn row(code: Code) -> Option<&'static Row> {
 pub fn rows() -> impl Iterator<Item = &'static Row> {
     INDEX.iter().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpuid::CpuModel;
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    /// Encodings that the models have and nobody has done yet, by how their names begin. This
+    /// list only shrinks.
+    const NOT_YET: &[&str] = &[
+        // x87
+        "F",
+        "Wait",
+        // Scalar and packed floating point, conversions
+        "Cvt",
+        "VEX_Vcvt",
+        "Ucomis",
+        "VEX_Vucomis",
+        "Comis",
+        "VEX_Vcomis",
+        "Sqrt",
+        "VEX_Vsqrt",
+        "Rsqrt",
+        "VEX_Vrsqrt",
+        "Rcp",
+        "VEX_Vrcp",
+        "Add",
+        "VEX_Vadd",
+        "Mul",
+        "VEX_Vmul",
+        "Sub",
+        "VEX_Vsub",
+        "Min",
+        "VEX_Vmin",
+        "Div",
+        "VEX_Vdiv",
+        "Max",
+        "VEX_Vmax",
+        "Hadd",
+        "VEX_Vhadd",
+        "Hsub",
+        "VEX_Vhsub",
+        "Cmpp",
+        "VEX_Vcmpp",
+        "Cmps",
+        "VEX_Vcmps",
+        "VEX_Vfm",
+        "VEX_Vfnm",
+        "Round",
+        "VEX_Vround",
+        "Dpp",
+        "VEX_Vdpp",
+        // Strings and cryptography
+        "Sha",
+        "Aes",
+        "VEX_Vaes",
+        "Pclmul",
+        "VEX_Vpclmul",
+        "Pcmp",
+        "VEX_Vpcmp",
+    ];
+    /// What iced uses for data between instructions.
+    const NO_INSTRUCTIONS: &[&str] = &["INVALID", "Declare", "Zero_bytes"];
+
+    #[test]
+    fn every_encoding_of_the_largest_model_has_a_row() {
+        let model = CpuModel::by_name("x86-64-v3").unwrap();
+        let missing: Vec<_> = Code::values()
+            .filter(|&c| model.has_all(c.cpuid_features()))
+            .filter(|&c| row(c).is_none())
+            .map(|c| format!("{c:?}"))
+            .filter(|name| {
+                let mut known = NOT_YET.iter().chain(NO_INSTRUCTIONS);
+                !known.any(|n| name.starts_with(n))
+            })
+            .collect();
+        assert!(missing.is_empty(), "no row: {}", missing.join(" "));
+    }
+}

@@ -308,4 +308,6 @@ pub(crate) const ROWS: &[Row] = &[
     row(Code::Xsetbv, xsetbv).checked().control(),
     row(Code::Ldmxcsr_m32, ldmxcsr).unit(Unit::Sse),
     row(Code::Stmxcsr_m32, stmxcsr).unit(Unit::Sse),
+    row(Code::VEX_Vldmxcsr_m32, ldmxcsr).unit(Unit::Avx),
+    row(Code::VEX_Vstmxcsr_m32, stmxcsr).unit(Unit::Avx),
 ];
