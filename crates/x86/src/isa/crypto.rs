@@ -244,3 +244,44 @@ pub(crate) const ROWS: &[Row] = &[
     .unit(Unit::Avx),
     Row::new(Code::Sha256rnds2_xmm_xmmm128, sha256rnds2).unit(Unit::Sse),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(hex: u128) -> Lane {
+        of128(hex.swap_bytes())
+    }
+
+    #[test]
+    fn aes_128_gives_the_example_of_fips_197_and_back() {
+        // Appendix C.1.
+        let key = lane(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f);
+        let plain = lane(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+        let cipher = lane(0x69c4_e0d8_6a7b_0430_d8cd_b780_70b4_c55a);
+        let mut keys = [key; 11];
+        let mut constant = 1;
+        for n in 1..11 {
+            let [_, _, _, word] = to32(AesKeyGenAssist::lane([0; 2], keys[n - 1], constant));
+            let mut sum = word;
+            keys[n] = of32(to32(keys[n - 1]).map(|w| {
+                sum ^= w;
+                sum
+            }));
+            constant = double(constant);
+        }
+        let middle = (1..10).fold(xor(plain, keys[0]), |s, n| AesEnc::lane(s, keys[n], 0));
+        assert_eq!(AesEncLast::lane(middle, keys[10], 0), cipher);
+        let middle = (1..10).rev().fold(xor(cipher, keys[10]), |s, n| {
+            AesDec::lane(s, AesImc::lane([0; 2], keys[n], 0), 0)
+        });
+        assert_eq!(AesDecLast::lane(middle, keys[0], 0), plain);
+    }
+
+    #[test]
+    fn the_carry_less_product_has_the_terms_of_both_factors() {
+        let [a, b] = [[0b101, 1 << 63], [0b11, 0b110]];
+        assert_eq!(Pclmulqdq::lane(a, b, 0x00), [0b1111, 0]);
+        assert_eq!(Pclmulqdq::lane(a, b, 0x11), [0, 0b11]);
+    }
+}

@@ -1,6 +1,10 @@
 //! Vector memory accesses under a mask, which touch (and fault on) the chosen elements only, and
 //! the gathers (SDM volume 2: MASKMOVQ, MASKMOVDQU, VMASKMOVPS, VMASKMOVPD, VPMASKMOVD,
 //! VPMASKMOVQ, VGATHER*, VPGATHER*).
+//!
+//! Departure from hardware: when a masked store faults in the second of two pages, CR2 is the
+//! first byte there that was to be written; Intel's processors give the operand's last byte. With
+//! nothing chosen MASKMOVQ and MASKMOVDQU do not fault here; the manual leaves that open.
 
 use crate::exec::Exec;
 use crate::insn::Insn;
@@ -58,11 +62,11 @@ fn maskmovdqu(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn maskmovq(x: &mut Exec<'_>, i: &Insn) -> Done {
     x.check_mmx()?;
+    // Unlike other MMX instructions it has entered MMX mode if the store faults (seen on Intel).
+    x.enter_mmx();
     let offset = x.s.gpr[gpr::RDI] & i.address_mask();
     let (value, mask) = (x.mm(i.ops[1]), x.mm(i.ops[2]));
-    store_chosen::<u8>(x, i, offset, 8, &[value, 0, 0, 0], &[mask, 0, 0, 0])?;
-    x.enter_mmx();
-    Ok(())
+    store_chosen::<u8>(x, i, offset, 8, &[value, 0, 0, 0], &[mask, 0, 0, 0])
 }
 
 /// VMASKMOV and VPMASKMOV loads of `BYTES`: elements not chosen are zero.
@@ -83,25 +87,32 @@ fn store<T: Word, const BYTES: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
     store_chosen::<T>(x, i, offset, BYTES / T::SIZE, &value, &mask)
 }
 
-/// Gathers `COUNT` elements `T` by indices `I`. An element that faults leaves those before it
-/// loaded and their mask elements cleared, so that the instruction goes on where it stopped.
+/// Gathers elements `T` by indices `I`, both in vectors of `BYTES`. An element that faults leaves
+/// those before it loaded and their mask elements cleared, so that the instruction goes on where
+/// it stopped.
 ///
 /// Operands: destination, VSIB memory, mask. Registers that coincide are #UD in the decoder.
-fn gather<T: Word, I: Word, const COUNT: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
+fn gather<T: Word, I: Word, const BYTES: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
+    let count = BYTES / T::SIZE.max(I::SIZE);
     let base = x.s.gpr.get(usize::from(i.base)).copied().unwrap_or(0);
     let (mut value, old, index) = (x.ymm(i.ops[0]), x.ymm(i.ops[2]), x.ymm(i.index));
+    // What a fault leaves: all of the mask made ones or zeros, and nothing beyond the vectors
+    // (beyond the destination only if an element was loaded).
     let mut mask = [0; 4];
-    for n in (0..COUNT).filter(|&n| chosen::<T>(&old, n)) {
+    for n in (0..BYTES / T::SIZE).filter(|&n| chosen::<T>(&old, n)) {
         set_element(&mut mask, n, T::from_u64(u64::MAX));
     }
-    for n in (0..COUNT).filter(|&n| chosen::<T>(&old, n)) {
+    for n in (0..count).filter(|&n| chosen::<T>(&old, n)) {
         let unused = 64 - 8 * I::SIZE as u32;
         let index = (element::<I>(&index, n).to_u64() << unused) as i64 >> unused;
         let offset = base
             .wrapping_add((index as u64) << i.scale)
             .wrapping_add(i.disp);
         match x.read::<T>(i.seg, offset & i.address_mask()) {
-            Ok(element) => set_element(&mut value, n, element),
+            Ok(element) => {
+                set_element(&mut value, n, element);
+                value[BYTES / 8..].fill(0);
+            }
             Err(trap) => {
                 x.set_ymm(i.ops[0], value);
                 x.set_ymm(i.ops[2], mask);
@@ -110,7 +121,7 @@ fn gather<T: Word, I: Word, const COUNT: usize>(x: &mut Exec<'_>, i: &Insn) -> D
         }
         set_element(&mut mask, n, T::from_u64(0));
     }
-    value[(COUNT * T::SIZE / 8)..].fill(0);
+    value[count * T::SIZE / 8..].fill(0);
     x.set_ymm(i.ops[0], value);
     x.set_ymm(i.ops[2], [0; 4]);
     Ok(())
@@ -136,20 +147,20 @@ pub(crate) const ROWS: &[Row] = &[
     Row::new(Code::VEX_Vpmaskmovq_m128_xmm_xmm, store::<u64, 16>).unit(Unit::Avx),
     Row::new(Code::VEX_Vpmaskmovq_ymm_ymm_m256, load::<u64, 32>).unit(Unit::Avx),
     Row::new(Code::VEX_Vpmaskmovq_m256_ymm_ymm, store::<u64, 32>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherdd_xmm_vm32x_xmm, gather::<u32, u32, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherdd_ymm_vm32y_ymm, gather::<u32, u32, 8>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherdq_xmm_vm32x_xmm, gather::<u64, u32, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherdq_ymm_vm32x_ymm, gather::<u64, u32, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherqd_xmm_vm64x_xmm, gather::<u32, u64, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherqd_xmm_vm64y_xmm, gather::<u32, u64, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherqq_xmm_vm64x_xmm, gather::<u64, u64, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vpgatherqq_ymm_vm64y_ymm, gather::<u64, u64, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherdps_xmm_vm32x_xmm, gather::<u32, u32, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherdps_ymm_vm32y_ymm, gather::<u32, u32, 8>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherdpd_xmm_vm32x_xmm, gather::<u64, u32, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherdpd_ymm_vm32x_ymm, gather::<u64, u32, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherqps_xmm_vm64x_xmm, gather::<u32, u64, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherqps_xmm_vm64y_xmm, gather::<u32, u64, 4>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherqpd_xmm_vm64x_xmm, gather::<u64, u64, 2>).unit(Unit::Avx),
-    Row::new(Code::VEX_Vgatherqpd_ymm_vm64y_ymm, gather::<u64, u64, 4>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherdd_xmm_vm32x_xmm, gather::<u32, u32, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherdd_ymm_vm32y_ymm, gather::<u32, u32, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherdq_xmm_vm32x_xmm, gather::<u64, u32, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherdq_ymm_vm32x_ymm, gather::<u64, u32, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherqd_xmm_vm64x_xmm, gather::<u32, u64, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherqd_xmm_vm64y_xmm, gather::<u32, u64, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherqq_xmm_vm64x_xmm, gather::<u64, u64, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vpgatherqq_ymm_vm64y_ymm, gather::<u64, u64, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherdps_xmm_vm32x_xmm, gather::<u32, u32, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherdps_ymm_vm32y_ymm, gather::<u32, u32, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherdpd_xmm_vm32x_xmm, gather::<u64, u32, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherdpd_ymm_vm32x_ymm, gather::<u64, u32, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherqps_xmm_vm64x_xmm, gather::<u32, u64, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherqps_xmm_vm64y_xmm, gather::<u32, u64, 32>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherqpd_xmm_vm64x_xmm, gather::<u64, u64, 16>).unit(Unit::Avx),
+    Row::new(Code::VEX_Vgatherqpd_ymm_vm64y_ymm, gather::<u64, u64, 32>).unit(Unit::Avx),
 ];

@@ -211,6 +211,7 @@ fn mmx_from_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn mmx_to_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     x.check_mmx()?;
+    x.before_mmx_store();
     x.set(i, 0, T::from_u64(x.mm(i.ops[1])))?;
     x.enter_mmx();
     Ok(())
@@ -228,6 +229,7 @@ fn mmx_store(x: &mut Exec<'_>, i: &Insn) -> Done {
     x.check_mmx()?;
     let value = x.mm(i.ops[1]);
     if i.is_mem(0) {
+        x.before_mmx_store();
         x.write(i.seg, x.ea(i), value)?;
         x.enter_mmx();
     } else {

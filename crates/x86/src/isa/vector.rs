@@ -97,6 +97,12 @@ impl Exec<'_> {
         self.s.x87.valid = 0xff;
     }
 
+    /// What a store from an MMX register does before it writes memory: TOP is 0 even if the
+    /// store faults, the tags are not touched then (seen on Intel processors).
+    pub(crate) fn before_mmx_store(&mut self) {
+        self.s.x87.status &= !(7 << 11);
+    }
+
     /// MMX register `n`.
     pub(crate) fn mm(&self, n: u8) -> u64 {
         self.s.x87.regs[usize::from(n & 7)].significand
