@@ -5,7 +5,7 @@ use super::{STACK_FAULT, other, status, waiting};
 use crate::exec::Exec;
 use crate::insn::Insn;
 use crate::softfloat::x87::{self, Operand, Remainder};
-use crate::softfloat::{Env, F80};
+use crate::softfloat::{Env, Examined, F80};
 use crate::table::{Row, Unit};
 use crate::trap::Done;
 use iced_x86::Code;
@@ -99,7 +99,7 @@ fn scale(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-/// FPREM and FPREM1. An invalid operation clears C2 and keeps C0 and C3, masked or not.
+/// FPREM and FPREM1. A NaN result clears C2 and keeps C0 and C3, masked or not.
 fn remainder(x: &mut Exec<'_>, i: &Insn, f: impl Fn(F80, F80, &mut Env) -> Remainder) -> Done {
     waiting!(x);
     x.x87_conditions(status::C2, 0);
@@ -109,7 +109,8 @@ fn remainder(x: &mut Exec<'_>, i: &Insn, f: impl Fn(F80, F80, &mut Env) -> Remai
     let mut env = x.x87_env();
     let r = f(a, b, &mut env);
     x.x87_store(i, &env, 0, r.value, 0);
-    if env.flags.bits() & 1 != 0 || env.blocks_register_store() {
+    let is_nan = r.value.examine() == Examined::Nan;
+    if is_nan || env.blocks_register_store() {
         return Ok(());
     }
     let q = u16::from(r.quotient);

@@ -22,8 +22,8 @@ const fn codes(relation: Relation) -> u16 {
     }
 }
 
-/// Compares ST(0) with `b` (`None`: an empty register). An unmasked IE leaves the condition codes,
-/// an unmasked DE sets them; neither pops.
+/// Compares ST(0) with `b` (`None`: an empty register). Unmasked exceptions set the condition codes
+/// all the same, but do not pop.
 #[inline(always)]
 fn compare(x: &mut Exec<'_>, i: &Insn, b: Option<Operand>, signal: Signal, pops: u8) {
     let mut env = x.x87_env();
@@ -34,9 +34,7 @@ fn compare(x: &mut Exec<'_>, i: &Insn, b: Option<Operand>, signal: Signal, pops:
         }
         _ => (Relation::Unordered, STACK_FAULT, !x.x87_invalid_masked()),
     };
-    if flags & 1 == 0 || x.x87_invalid_masked() {
-        x.x87_conditions(status::C3 | status::C2 | status::C0, codes(relation));
-    }
+    x.x87_conditions(status::C3 | status::C2 | status::C0, codes(relation));
     if !blocked {
         for _ in 0..pops {
             x.x87_pop();
@@ -80,7 +78,8 @@ fn ftst(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-/// FCOMI and FUCOMI: RFLAGS is written even when IE is unmasked, as processors do.
+/// FCOMI and FUCOMI: RFLAGS is written even when IE is unmasked, and C1 cleared only by a stack
+/// fault, as processors do.
 fn flags<const POPS: u8>(x: &mut Exec<'_>, i: &Insn, signal: Signal) -> Done {
     waiting!(x);
     let mut env = x.x87_env();
@@ -95,7 +94,8 @@ fn flags<const POPS: u8>(x: &mut Exec<'_>, i: &Insn, signal: Signal) -> Done {
     if POPS != 0 && !blocked {
         x.x87_pop();
     }
-    x.x87_commit(i, flags, false);
+    let c1 = flags != STACK_FAULT && x.s.x87.status & status::C1 != 0;
+    x.x87_commit(i, flags, c1);
     Ok(())
 }
 

@@ -169,37 +169,67 @@ impl Image {
     }
 }
 
-/// Size in bytes of the environment with fields of type `T`.
-const fn size<T: Word>() -> u64 {
-    7 * T::SIZE as u64
+/// Bytes of the longest image, FSAVE's with 32-bit fields.
+const LONGEST: usize = 108;
+
+/// Writes an image in units of its field size, which is also the alignment it must have. The last
+/// byte is tried first, as processors do.
+fn write_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done {
+    let image = Image::of(&x.s.x87, x.is_real_or_v86(), T::SIZE == 4);
+    let mut bytes = [0; LONGEST];
+    for (to, field) in bytes.chunks_exact_mut(T::SIZE).zip(image.0) {
+        to.copy_from_slice(&field.to_le_bytes()[..T::SIZE]);
+    }
+    let size = 7 * T::SIZE + 10 * stack;
+    for (n, to) in (0..).zip(bytes[7 * T::SIZE..size].chunks_exact_mut(10)) {
+        let value = x.s.x87.regs[usize::from(x.x87_physical(n))];
+        to.copy_from_slice(&value.to_le_bytes());
+    }
+    x.probe_write(i.seg, at(x, i, size as u64 - 1), 1)?;
+    x.probe_write(i.seg, x.ea(i), size as u64)?;
+    for (n, from) in bytes[..size].chunks_exact(T::SIZE).enumerate() {
+        let mut word = [0; 8];
+        word[..T::SIZE].copy_from_slice(from);
+        let offset = at(x, i, (n * T::SIZE) as u64);
+        x.write(i.seg, offset, T::from_u64(u64::from_le_bytes(word)))?;
+    }
+    Ok(())
+}
+
+/// Reads an image: the environment and as many registers as are asked for.
+fn read_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done<(Image, [F80; 8])> {
+    let size = 7 * T::SIZE + 10 * stack;
+    x.read::<u8>(i.seg, at(x, i, size as u64 - 1))?;
+    let mut bytes = [0; LONGEST];
+    for (n, to) in bytes[..size].chunks_exact_mut(T::SIZE).enumerate() {
+        let word: T = x.read(i.seg, at(x, i, (n * T::SIZE) as u64))?;
+        to.copy_from_slice(&word.to_u64().to_le_bytes()[..T::SIZE]);
+    }
+    let mut image = Image([0; 7]);
+    for (field, from) in image.0.iter_mut().zip(bytes.chunks_exact(T::SIZE)) {
+        let mut word = [0; 4];
+        word[..T::SIZE].copy_from_slice(from);
+        *field = u32::from_le_bytes(word);
+    }
+    let mut registers = [F80::ZERO; 8];
+    for (value, from) in registers
+        .iter_mut()
+        .zip(bytes[7 * T::SIZE..size].chunks_exact(10))
+    {
+        let mut ten = [0; 10];
+        ten.copy_from_slice(from);
+        *value = F80::from_le_bytes(ten);
+    }
+    Ok((image, registers))
 }
 
 fn at(x: &Exec<'_>, i: &Insn, plus: u64) -> u64 {
     x.ea(i).wrapping_add(plus) & i.address_mask()
 }
 
-fn write_image<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    let image = Image::of(&x.s.x87, x.is_real_or_v86(), T::SIZE == 4);
-    for (n, field) in image.0.iter().enumerate() {
-        let offset = at(x, i, (n * T::SIZE) as u64);
-        x.write(i.seg, offset, T::from_u64((*field).into()))?;
-    }
-    Ok(())
-}
-
-fn read_image<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done<Image> {
-    let mut image = Image([0; 7]);
-    for (n, field) in image.0.iter_mut().enumerate() {
-        let offset = at(x, i, (n * T::SIZE) as u64);
-        *field = x.read::<T>(i.seg, offset)?.to_u64() as u32;
-    }
-    Ok(image)
-}
-
 /// FNSTENV: masks every exception after storing.
 fn fnstenv<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.probe_write(i.seg, x.ea(i), size::<T>())?;
-    write_image::<T>(x, i)?;
+    write_image::<T>(x, i, 0)?;
     x.s.x87.control |= status::EXCEPTIONS;
     x.x87_summarize();
     Ok(())
@@ -207,7 +237,7 @@ fn fnstenv<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn fldenv<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     waiting!(x);
-    let image = read_image::<T>(x, i)?;
+    let (image, _) = read_image::<T>(x, i, 0)?;
     let real = x.is_real_or_v86();
     image.load(&mut x.s.x87, real, T::SIZE == 4);
     x.x87_summarize();
@@ -216,28 +246,14 @@ fn fldenv<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 /// FNSAVE: the environment, then ST(0) to ST(7), ten bytes each; then as FNINIT.
 fn fnsave<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.probe_write(i.seg, x.ea(i), size::<T>() + 80)?;
-    write_image::<T>(x, i)?;
-    for n in 0..8 {
-        let value = x.s.x87.regs[usize::from(x.x87_physical(n))];
-        let offset = size::<T>() + 10 * u64::from(n);
-        x.write(i.seg, at(x, i, offset), value.significand)?;
-        x.write(i.seg, at(x, i, offset + 8), value.sign_exponent)?;
-    }
+    write_image::<T>(x, i, 8)?;
     initialize(x);
     Ok(())
 }
 
 fn frstor<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     waiting!(x);
-    let image = read_image::<T>(x, i)?;
-    let mut stack = [F80::ZERO; 8];
-    for (n, value) in stack.iter_mut().enumerate() {
-        let offset = size::<T>() + 10 * n as u64;
-        let significand = x.read(i.seg, at(x, i, offset))?;
-        let sign_exponent = x.read(i.seg, at(x, i, offset + 8))?;
-        *value = F80::new(sign_exponent, significand);
-    }
+    let (image, stack) = read_image::<T>(x, i, 8)?;
     let real = x.is_real_or_v86();
     image.load(&mut x.s.x87, real, T::SIZE == 4);
     for (n, value) in (0..).zip(stack) {

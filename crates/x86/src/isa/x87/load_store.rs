@@ -59,8 +59,8 @@ fn read_ten(x: &mut Exec<'_>, i: &Insn) -> Done<F80> {
     Ok(F80::new(sign_exponent, significand))
 }
 
+/// Processors write the significand even if its companion then faults.
 fn write_ten(x: &mut Exec<'_>, i: &Insn, value: F80) -> Done {
-    x.probe_write(i.seg, x.ea(i), 10)?;
     x.write(i.seg, x.ea(i), value.significand)?;
     x.write(i.seg, tail(x, i), value.sign_exponent)
 }
@@ -114,9 +114,8 @@ fn store<T: Word, const POPS: u8>(
         }
         None => (indefinite, STACK_FAULT, !x.x87_invalid_masked()),
     };
-    if blocked {
-        x.probe_write(i.seg, x.ea(i), T::SIZE as u64)?;
-    } else {
+    // Blocked, it does not touch memory at all: no page fault.
+    if !blocked {
         x.write(i.seg, x.ea(i), value)?;
         if POPS != 0 {
             x.x87_pop();
@@ -203,9 +202,7 @@ fn store_bcd(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn store_ten(x: &mut Exec<'_>, i: &Insn, value: F80, flags: u8, blocked: bool, c1: bool) -> Done {
-    if blocked {
-        x.probe_write(i.seg, x.ea(i), 10)?;
-    } else {
+    if !blocked {
         write_ten(x, i, value)?;
         x.x87_pop();
     }
