@@ -181,13 +181,15 @@ fn dot<T: Element, const Q: usize>(
         }
     });
     x.simd_report_packed(&mut env)?;
-    let r = lanes(products, products, |p, _| {
-        let mut sum = sse::add(element::<T, 2>(&p, 0), element(&p, 1), &mut env);
+    // Every element adds for itself: which of several NaNs it gets depends on its place.
+    let r = lanes(products, products, |mut p, _| {
         if per_lane == 4 {
-            let upper = sse::add(element(&p, 2), element(&p, 3), &mut env);
-            sum = sse::add(sum, upper, &mut env);
+            p = map(p, |n, a: T| sse::add(element(&p, n ^ 1), a, &mut env));
         }
-        map(p, |n, _| if imm >> n & 1 != 0 { sum } else { zero })
+        map(p, |n, a: T| {
+            let sum = sse::add(a, element(&p, n ^ (per_lane / 2)), &mut env);
+            if imm >> n & 1 != 0 { sum } else { zero }
+        })
     });
     x.simd_report_packed(&mut env)?;
     Ok(r)

@@ -7,6 +7,7 @@ use crate::insn::Insn;
 use crate::isa::vector::Lane;
 use crate::isa::x87::waiting;
 use crate::softfloat::{Env, Rounding, sse};
+use crate::state::rflags;
 use crate::table::{Row, Unit};
 use crate::trap::Done;
 use iced_x86::Code;
@@ -152,7 +153,8 @@ fn to_integer<A: Word, R: Word>(x: &mut Exec<'_>, i: &Insn, f: impl Fn(A, &mut E
     Ok(())
 }
 
-/// CVTPI2PS and CVTPI2PD: only a register operand makes them MMX instructions.
+/// CVTPI2PS and CVTPI2PD: only a register operand makes them MMX instructions. Like the others
+/// they enter MMX mode even if #XM follows.
 fn from_mmx(
     x: &mut Exec<'_>,
     i: &Insn,
@@ -164,10 +166,10 @@ fn from_mmx(
     let a = x.get_mm(i, 1)?;
     let mut env = x.simd_env();
     let (r, both) = convert([a as u32, (a >> 32) as u32], &mut env);
-    x.simd_report_packed(&mut env)?;
     if !i.is_mem(1) {
         x.enter_mmx();
     }
+    x.simd_report_packed(&mut env)?;
     if both {
         x.set_xmm(i.ops[0], r);
     } else {
@@ -195,8 +197,8 @@ fn singles_to_mmx<const TRUNCATE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let a: u64 = x.get_element(i, 1)?;
     let mut env = x.simd_env();
     let r = map([a], |_, a| to_i32_bits::<u32, TRUNCATE>(a, &mut env));
-    x.simd_report_packed(&mut env)?;
     x.enter_mmx();
+    x.simd_report_packed(&mut env)?;
     x.set_mm(i.ops[0], r[0]);
     Ok(())
 }
@@ -205,8 +207,8 @@ fn singles_to_mmx<const TRUNCATE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
 fn doubles_to_mmx<const TRUNCATE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
     waiting!(x);
     let a = x.get_sse(i, 1)?;
-    let r = narrowed(x, a, to_i32_bits::<u64, TRUNCATE>)?;
     x.enter_mmx();
+    let r = narrowed(x, a, to_i32_bits::<u64, TRUNCATE>)?;
     x.set_mm(i.ops[0], r[0]);
     Ok(())
 }
@@ -240,10 +242,23 @@ fn from_64<R: sse::SseFloat>(a: u64, env: &mut Env) -> R {
     sse::from_i64(a as i64, env)
 }
 
+/// The m64 of VCVTPH2PS, which processors do not check for alignment.
+fn get_unchecked(x: &mut Exec<'_>, i: &Insn) -> Done<u64> {
+    if x.s.rflags & rflags::AC == 0 || !i.is_mem(1) {
+        return x.get_element(i, 1);
+    }
+    let mut bytes = [0; 8];
+    for (n, byte) in (0..).zip(bytes.iter_mut()) {
+        let offset = x.ea(i).wrapping_add(n) & i.address_mask();
+        *byte = x.read(i.seg, offset)?;
+    }
+    Ok(u64::from_le_bytes(bytes))
+}
+
 /// VCVTPH2PS with `Q` quadwords of singles.
 fn from_half<const Q: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let a: Lane = if Q == 2 {
-        [x.get_element(i, 1)?, 0]
+        [get_unchecked(x, i)?, 0]
     } else {
         x.get_xmm(i, 1)?
     };
@@ -267,10 +282,7 @@ fn to_half<const Q: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
         let half = sse::f32_to_f16(element(&a, n), &mut env);
         r[n / 4] |= u64::from(half) << (16 * (n % 4));
     }
-    if i.is_mem(0) {
-        // A page fault comes before the flags.
-        x.probe_write(i.seg, x.ea(i), 4 * Q as u64)?;
-    }
+    // The flags stay even if the store faults, as processors have it.
     x.simd_report_packed(&mut env)?;
     match (i.is_mem(0), Q) {
         (false, _) => x.set_xmm_clear(i.ops[0], r),

@@ -172,8 +172,8 @@ impl Image {
 /// Bytes of the longest image, FSAVE's with 32-bit fields.
 const LONGEST: usize = 108;
 
-/// Writes an image in units of its field size, which is also the alignment it must have. The last
-/// byte is tried first, as processors do.
+/// Writes an image in units of its field size, which is also the alignment it must have. The first
+/// byte, then the last are tried before, as processors do.
 fn write_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done {
     let image = Image::of(&x.s.x87, x.is_real_or_v86(), T::SIZE == 4);
     let mut bytes = [0; LONGEST];
@@ -185,6 +185,7 @@ fn write_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done {
         let value = x.s.x87.regs[usize::from(x.x87_physical(n))];
         to.copy_from_slice(&value.to_le_bytes());
     }
+    x.probe_write(i.seg, x.ea(i), T::SIZE as u64)?;
     x.probe_write(i.seg, at(x, i, size as u64 - 1), 1)?;
     x.probe_write(i.seg, x.ea(i), size as u64)?;
     for (n, from) in bytes[..size].chunks_exact(T::SIZE).enumerate() {
@@ -199,6 +200,7 @@ fn write_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done {
 /// Reads an image: the environment and as many registers as are asked for.
 fn read_image<T: Word>(x: &mut Exec<'_>, i: &Insn, stack: usize) -> Done<(Image, [F80; 8])> {
     let size = 7 * T::SIZE + 10 * stack;
+    x.read::<T>(i.seg, x.ea(i))?;
     x.read::<u8>(i.seg, at(x, i, size as u64 - 1))?;
     let mut bytes = [0; LONGEST];
     for (n, to) in bytes[..size].chunks_exact_mut(T::SIZE).enumerate() {
