@@ -736,13 +736,18 @@ impl Exec<'_> {
         if aligned && linear & (len - 1) != 0 {
             return Err(Trap::GP0);
         }
-        let mut value = [0; Q];
-        if let Some(at) = self.tlb.hit(Access::Read, linear, len) {
-            for (n, v) in value.iter_mut().enumerate() {
-                *v = self.ram.load(mem::RamOffset(at.0 + 8 * n as u64));
-            }
-            return Ok(value);
+        match self.tlb.hit(Access::Read, linear, len) {
+            Some(at) => Ok(core::array::from_fn(|n| {
+                self.ram.load(mem::RamOffset(at.0 + 8 * n as u64))
+            })),
+            None => self.read_quads_slow(segment, linear),
         }
+    }
+
+    #[cold]
+    fn read_quads_slow<const Q: usize>(&mut self, segment: u8, linear: u64) -> Done<[u64; Q]> {
+        let len = 8 * Q as u64;
+        let mut value = [0; Q];
         self.canonical(segment, linear, len)?;
         let (first, second) = self.places(linear, len, Access::Read, Rights::Program)?;
         self.watch(linear, len, Access::Read);
@@ -767,15 +772,25 @@ impl Exec<'_> {
         if aligned && linear & (len - 1) != 0 {
             return Err(Trap::GP0);
         }
-        self.canonical(segment, linear, len)?;
-        let (first, second) = match self.tlb.hit(Access::Write, linear, len) {
-            Some(at) => (Place::Ram(at), None),
-            None => {
-                let places = self.places(linear, len, Access::Write, Rights::Program)?;
-                self.watch(linear, len, Access::Write);
-                places
-            }
+        let Some(at) = self.tlb.hit(Access::Write, linear, len) else {
+            return self.write_quads_slow(segment, linear, &value);
         };
+        let mut code = false;
+        for (n, v) in value.into_iter().enumerate() {
+            code |= self.ram.store(mem::RamOffset(at.0 + 8 * n as u64), v);
+        }
+        if code {
+            self.code_changed();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn write_quads_slow(&mut self, segment: u8, linear: u64, value: &[u64]) -> Done {
+        let len = 8 * value.len() as u64;
+        self.canonical(segment, linear, len)?;
+        let (first, second) = self.places(linear, len, Access::Write, Rights::Program)?;
+        self.watch(linear, len, Access::Write);
         for (n, v) in value.iter().enumerate() {
             let (a, b) = Self::part(first, second, 8 * n as u64, 8);
             self.scatter(a, b, *v);
