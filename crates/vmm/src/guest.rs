@@ -7,6 +7,7 @@ use machine::boot::{self, BootSource, MemoryLayout, Module};
 use machine::entry::cpu_state;
 use mem::{Gpa, GuestMemory};
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use x86::CpuState;
 
@@ -35,14 +36,26 @@ pub(crate) fn memory(size: u64) -> Result<GuestMemory, UserError> {
     Ok(memory)
 }
 
+/// Allocations of this size are mapped by every allocator, and given back to the host when they
+/// are freed; what is not touched of them costs nothing.
+const MAPPED: usize = 33 << 20;
+
+fn read_whole(path: &Path, expected: u64) -> std::io::Result<Vec<u8>> {
+    let expected = usize::try_from(expected).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(expected.saturating_add(1).clamp(MAPPED, 1 << 30));
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, UserError> {
     let what = format!("{flag} {}", path.display());
     let why = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => "is a folder".to_string(),
-        _ => match fs::read(path) {
+        Ok(meta) => match read_whole(path, meta.len()) {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error.to_string(),
         },
+        Err(error) => error.to_string(),
     };
     Err(UserError::new(
         format_args!("{what}: {why}"),
