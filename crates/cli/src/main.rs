@@ -82,6 +82,9 @@ struct Run {
     /// Write the second serial port's output to FILE
     #[arg(long, value_name = "FILE")]
     com2: Option<PathBuf>,
+    /// With `linux`: a command for its shell, after which the machine is switched off
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -200,6 +203,12 @@ fn guest(args: Run) -> Result<Guest, UserError> {
         initrd: args.initrd.clone(),
         append: args.append.clone().unwrap_or_default(),
     };
+    if !args.command.is_empty() && args.image.as_deref() != Some("linux") {
+        return Err(UserError::new(
+            "-- COMMAND: only the image linux takes a command",
+            "write moinho run linux -- COMMAND",
+        ));
+    }
     match (args.image.as_deref(), &args.kernel) {
         (_, Some(kernel)) => Ok(files(kernel.clone())),
         (Some("linux"), None) => {
@@ -209,6 +218,12 @@ fn guest(args: Run) -> Result<Guest, UserError> {
             if let Some(more) = &args.append {
                 append.push(' ');
                 append.push_str(more);
+            }
+            if !args.command.is_empty() {
+                let argument = vmm::images::run_argument(&args.command.join(" "))
+                    .map_err(|e| UserError(e.to_string()))?;
+                append.push(' ');
+                append.push_str(&argument);
             }
             let mut initrd = vec![image.initrd];
             initrd.extend(args.initrd.iter().cloned());

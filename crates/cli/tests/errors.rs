@@ -82,6 +82,7 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
         &["no-such-image", "linux", "--kernel"],
     );
     refused(&f, &["--json"], &["--stats"]);
+    refused(&f, &["--", "ls"], &["COMMAND", "linux"]);
     refused(&f, &["--append", "x"], &["--append", "--kernel"]);
 }
 

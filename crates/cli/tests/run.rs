@@ -211,3 +211,15 @@ fn every_guest_program_passes() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+/// Needs apt or a kernel of this host, some hundred megabytes of memory and a minute.
+#[test]
+#[ignore = "downloads a Debian kernel the first time; run with --ignored"]
+fn a_stock_linux_runs_a_command_on_two_processors_and_switches_off() {
+    let command = "echo processors: $(nproc)";
+    let vm = Vm::start(&["linux", "--cpus", "2", "--no-reboot", "--", command]);
+    let (status, screen, errors) = vm.finish();
+    assert!(screen.contains("processors: 2"), "{screen}");
+    assert!(screen.contains("exit status 0"), "{screen}");
+    assert_eq!((status, errors.as_str()), (Some(0), ""));
+}
