@@ -39,7 +39,8 @@ pub trait Bus {
         let _ = level;
         true
     }
-    /// Instructions retired since the last call, for a clock that counts them.
+    /// Instructions retired and exceptions delivered since the last call
+    /// ([`Counters::work`]), for a clock that counts them.
     fn retired(&mut self, instructions: u64) {
         let _ = instructions;
     }
@@ -173,10 +174,18 @@ pub struct Counters {
     pub page_walks: u64,
 }
 
+impl Counters {
+    /// What a budget and an instruction clock count. Exceptions are in it because a guest whose
+    /// handler faults at once retires nothing: it must neither run for ever nor stop time.
+    pub fn work(&self) -> u64 {
+        self.instructions + self.exceptions
+    }
+}
+
 /// One virtual processor of some engine.
 pub trait Vcpu: Send {
-    /// Runs at most `budget` instructions (engines that cannot count may run longer, but return
-    /// on a signal).
+    /// Runs for at most `budget` of [`Counters::work`], give or take one (engines that cannot
+    /// count may run longer, but return on a signal).
     fn run(&mut self, bus: &mut dyn Bus, budget: u64) -> Stop;
     /// The architectural state. Only between calls of [`Self::run`].
     fn state(&self) -> CpuState;

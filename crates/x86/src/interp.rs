@@ -428,10 +428,10 @@ impl Vcpu for InterpVcpu {
             cpu: &mut self.cpu,
             bus,
         };
-        let start = x.counters.instructions;
+        let start = x.counters.work();
         let mut reported = start;
         let stop = loop {
-            let spent = x.counters.instructions - start;
+            let spent = x.counters.work() - start;
             if spent >= budget {
                 break Stop::Budget;
             }
@@ -442,10 +442,10 @@ impl Vcpu for InterpVcpu {
                     Err(stop) => break stop,
                 }
             }
-            if x.counters.instructions - reported >= 1024 {
-                let n = x.counters.instructions - reported;
-                x.bus.retired(n);
-                reported = x.counters.instructions;
+            let unreported = x.counters.work() - reported;
+            if unreported >= 1024 {
+                x.bus.retired(unreported);
+                reported += unreported;
             }
             let before = self.tracing.then(|| {
                 limit = 1;
@@ -507,8 +507,8 @@ impl Vcpu for InterpVcpu {
                 break stop;
             }
         };
-        let n = x.counters.instructions - reported;
-        x.bus.retired(n);
+        let unreported = x.counters.work() - reported;
+        x.bus.retired(unreported);
         stop
     }
 

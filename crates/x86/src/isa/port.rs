@@ -1,7 +1,7 @@
 //! Port input and output: IN, OUT, INS, OUTS with the I/O permission bitmap of the TSS (SDM
 //! volume 1, "Input/Output").
 
-use crate::exec::Exec;
+use crate::exec::{Exec, attention};
 use crate::insn::{IMM, Insn};
 use crate::state::{cr0, gpr, rflags, seg};
 use crate::table::Row;
@@ -71,12 +71,16 @@ fn set_address(x: &mut Exec<'_>, i: &Insn, n: usize, value: u64) {
     }
 }
 
-/// Runs `once` as often as the prefix says. When something wants attention, the instruction is
-/// left after a completed iteration, to be resumed from its start.
+/// Iterations done before RIP is put back on the instruction.
+const CHUNK: u32 = 4096;
+
+/// Runs `once` as often as the prefix says. When something wants attention, and after so many
+/// iterations, the instruction is left after a completed one, to be resumed from its start.
 fn repeat(x: &mut Exec<'_>, i: &Insn, once: impl Fn(&mut Exec<'_>) -> Done) -> Done {
     if !(i.rep || i.repne) {
         return once(x);
     }
+    let mut budget = CHUNK;
     loop {
         let count = x.s.gpr[gpr::RCX] & i.address_mask();
         if count == 0 {
@@ -84,8 +88,11 @@ fn repeat(x: &mut Exec<'_>, i: &Insn, once: impl Fn(&mut Exec<'_>) -> Done) -> D
         }
         once(x)?;
         set_address(x, i, gpr::RCX, count - 1);
-        if count > 1 && x.interrupted() {
+        budget -= 1;
+        if count > 1 && (budget == 0 || x.interrupted()) {
             x.next = x.s.rip;
+            // Leaves the block: its next instruction is not the one at RIP.
+            x.attention |= attention::MODE;
             return Ok(());
         }
     }
