@@ -463,24 +463,26 @@ pub fn not_done(report: &str) -> Option<&str> {
         .then_some(name)
 }
 
-/// Real mode with an invalid instruction whose handler is that instruction.
+/// Where [`real_mode`] puts its code.
 #[allow(dead_code)] // the fuzz target has no use for it
-pub fn exception_loop(budget: u64) -> (Stop, Counters) {
+pub const REAL_CODE: u64 = 0x8000;
+
+/// Runs `code` in real mode with RCX as given and data at 0; it is the handler of #UD, too.
+#[allow(dead_code)] // as above
+pub fn real_mode(code: &[u8], rcx: u64, budget: u64) -> (Stop, CpuState, Counters) {
     let mut machine = Machine::new();
-    let at = 0x500u32;
+    let at = REAL_CODE as u32;
     machine
         .memory
         .write(Gpa(6 * 4), &at.to_le_bytes())
         .expect("RAM");
-    machine
-        .memory
-        .write(Gpa(at.into()), &[0x0f, 0x0b])
-        .expect("RAM");
+    machine.memory.write(Gpa(REAL_CODE), code).expect("RAM");
     let mut state = CpuState::reset(0, true);
     state.seg[seg::CS as usize].base = 0;
-    state.rip = at.into();
+    state.rip = REAL_CODE;
+    state.gpr[gpr::RCX] = rcx;
     machine.vcpu.set_state(&state).expect("a state that can be");
     let mut bus = AnyBus(Random::new(1), machine.signals.clone());
     let stop = machine.vcpu.run(&mut bus, budget);
-    (stop, machine.vcpu.counters())
+    (stop, machine.vcpu.state(), machine.vcpu.counters())
 }
