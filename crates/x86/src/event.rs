@@ -113,6 +113,10 @@ impl Exec<'_> {
             // General detect is off while the handler runs.
             self.s.dr7 &= !(1 << 13);
         }
+        if self.s.activity == Activity::Halted {
+            // A debug trap of the HLT itself.
+            self.s.activity = Activity::Running;
+        }
         self.s.shadow = Shadow::None;
         self.refresh();
         Ok(())

@@ -326,6 +326,9 @@ impl Exec<'_> {
             let leaf = last || level.large && pse && entry & pte::PS != 0;
             if wide {
                 let mut reserved = beyond;
+                if level.shift == 30 && !self.model.feature(crate::cpuid::Feature::Page1gb) {
+                    reserved |= pte::PS;
+                }
                 if !nxe {
                     reserved |= pte::NX;
                 }

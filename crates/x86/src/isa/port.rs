@@ -3,7 +3,7 @@
 
 use crate::exec::{Exec, attention};
 use crate::insn::{IMM, Insn};
-use crate::state::{cr0, gpr, rflags, seg};
+use crate::state::{cr0, cr4, gpr, rflags, seg};
 use crate::table::Row;
 use crate::trap::{Done, Trap};
 use iced_x86::Code;
@@ -31,6 +31,22 @@ fn allowed(x: &mut Exec<'_>, port: u16, size: u32) -> Done {
     Ok(())
 }
 
+/// I/O breakpoints (with CR4.DE): a trap after the access.
+fn watch(x: &mut Exec<'_>, port: u16, size: u64) {
+    if x.s.dr7 & 0xff == 0 || x.s.cr4 & cr4::DE == 0 {
+        return;
+    }
+    for n in 0..4usize {
+        let (on, kind) = (x.s.dr7 >> (2 * n) & 3, x.s.dr7 >> (16 + 4 * n) & 3);
+        let len = [1, 2, 8, 4][(x.s.dr7 >> (18 + 4 * n) & 3) as usize];
+        let (start, port) = (x.s.dr[n] & !(len - 1), u64::from(port));
+        if on != 0 && kind == 2 && port < start.wrapping_add(len) && start < port + size {
+            x.debug_hits |= 1 << n;
+            x.attention |= attention::DEBUG;
+        }
+    }
+}
+
 fn port(x: &Exec<'_>, place: u8, i: &Insn) -> u16 {
     if place == IMM {
         i.imm as u16 & 0xff
@@ -43,6 +59,7 @@ fn input<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let port = port(x, i.ops[1], i);
     allowed(x, port, T::SIZE as u32)?;
     x.counters.port += 1;
+    watch(x, port, T::SIZE as u64);
     let value = x.bus.port_in(port, T::SIZE as u8);
     x.set_reg(gpr::RAX as u8, T::from_u64(value.into()));
     Ok(())
@@ -52,6 +69,7 @@ fn output<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let port = port(x, i.ops[0], i);
     allowed(x, port, T::SIZE as u32)?;
     x.counters.port += 1;
+    watch(x, port, T::SIZE as u64);
     let value = x.reg::<T>(gpr::RAX as u8).to_u64();
     x.bus.port_out(port, T::SIZE as u8, value as u32);
     Ok(())
@@ -114,6 +132,7 @@ fn ins<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
         let at = x.s.gpr[gpr::RDI] & i.address_mask();
         x.probe_write(seg::ES, at, T::SIZE as u64)?;
         x.counters.port += 1;
+        watch(x, port, T::SIZE as u64);
         let value = x.bus.port_in(port, T::SIZE as u8);
         x.write(seg::ES, at, T::from_u64(value.into()))?;
         let step = step::<T>(x);
@@ -129,6 +148,7 @@ fn outs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
         let at = x.s.gpr[gpr::RSI] & i.address_mask();
         let value = x.read::<T>(i.seg, at)?.to_u64();
         x.counters.port += 1;
+        watch(x, port, T::SIZE as u64);
         x.bus.port_out(port, T::SIZE as u8, value as u32);
         let step = step::<T>(x);
         advance(x, i, gpr::RSI, step);

@@ -322,3 +322,31 @@ fn iret_checks_its_segments() {
         assert_eq!(s.cpl, 0);
     }
 }
+
+#[test]
+fn io_breakpoints_trap_after_the_access() {
+    let mut m = Machine::long();
+    m.change(|s| {
+        s.cr4 |= x86::state::cr4::DE;
+        s.dr[2] = 0x71;
+        s.dr7 = 0x400 | 2 << 4 | 2 << 24;
+    });
+    m.code(CODE, 64, |a| {
+        a.out(0x72, al)?;
+        a.out(0x70, ax)?;
+        a.hlt()
+    });
+    let (vector, s) = m.run_to_exception();
+    assert_eq!((vector, s.dr6 & 15), (1, 4));
+    assert_eq!(m.bus.out.len(), 2);
+}
+
+#[test]
+fn stepping_over_hlt_traps_instead_of_waiting() {
+    let mut m = Machine::long();
+    m.change(|s| s.rflags |= rflags::TF);
+    m.code(CODE, 64, |a| a.hlt());
+    let (vector, _) = m.run_to_exception();
+    assert_eq!(vector, 1);
+    assert_eq!(m.frame::<u64>(1), [CODE + 1]);
+}

@@ -1,6 +1,7 @@
 //! Small guest programs with expected outcomes, run by the interpreter through its public
 //! contract. See `harness` for how to write one; a family has a module.
 
+mod chaos;
 mod events;
 mod harness;
 mod modes;
