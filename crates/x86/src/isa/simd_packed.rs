@@ -119,7 +119,7 @@ packed! {
     MulHigh16: words(|a, b| ((i32::from(a as i16) * i32::from(b as i16)) >> 16) as u16);
     MulHighUnsigned16: words(|a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16);
     MulHighRound16: words(|a, b| {
-        (((i32::from(a as i16) * i32::from(b as i16) >> 14) + 1) >> 1) as u16
+        ((((i32::from(a as i16) * i32::from(b as i16)) >> 14) + 1) >> 1) as u16
     });
     MulUnsigned32: qword(|a, b| (a & 0xffff_ffff) * (b & 0xffff_ffff));
     MulSigned32: qword(|a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64);
