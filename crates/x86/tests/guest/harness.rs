@@ -99,6 +99,9 @@ pub struct TestBus {
     /// Vectors to acknowledge, last first.
     pub vectors: Vec<u8>,
     pub msrs: BTreeMap<u32, u64>,
+    /// Levels of FERR#, and what IGNNE# answers.
+    pub ferr: Vec<bool>,
+    pub ignne: bool,
     signals: Arc<Signals>,
 }
 
@@ -131,6 +134,12 @@ impl Bus for TestBus {
     }
     fn set_task_priority(&mut self, class: u8) {
         self.priority = class;
+    }
+    fn ferr(&mut self, level: bool) -> bool {
+        if self.ferr.last() != Some(&level) {
+            self.ferr.push(level);
+        }
+        self.ignne
     }
     fn acknowledge(&mut self) -> Option<u8> {
         let vector = self.vectors.pop();

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod events;
+mod float;
 mod harness;
 mod modes;
 mod paging;

@@ -255,6 +255,20 @@ fn get_unchecked(x: &mut Exec<'_>, i: &Insn) -> Done<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// The m64 of VCVTPS2PH, likewise.
+fn set_unchecked(x: &mut Exec<'_>, i: &Insn, value: u64) -> Done {
+    if x.s.rflags & rflags::AC == 0 {
+        return x.write(i.seg, x.ea(i), value);
+    }
+    let at = |x: &Exec<'_>, n| x.ea(i).wrapping_add(n) & i.address_mask();
+    x.probe_write(i.seg, at(x, 0), 1)?;
+    x.probe_write(i.seg, at(x, 7), 1)?;
+    for (n, byte) in (0..).zip(value.to_le_bytes()) {
+        x.write(i.seg, at(x, n), byte)?;
+    }
+    Ok(())
+}
+
 /// VCVTPH2PS with `Q` quadwords of singles.
 fn from_half<const Q: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let a: Lane = if Q == 2 {
@@ -286,7 +300,7 @@ fn to_half<const Q: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
     x.simd_report_packed(&mut env)?;
     match (i.is_mem(0), Q) {
         (false, _) => x.set_xmm_clear(i.ops[0], r),
-        (true, 2) => x.write(i.seg, x.ea(i), r[0])?,
+        (true, 2) => set_unchecked(x, i, r[0])?,
         (true, _) => x.write_quads(i.seg, x.ea(i), false, r)?,
     }
     Ok(())
