@@ -212,6 +212,71 @@ fn every_guest_program_passes() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A multiboot kernel of a few bytes of 32-bit code, at 1 MiB + 32.
+fn tiny_kernel(name: &str, code: &[u8]) -> PathBuf {
+    let (magic, flags, base) = (0x1bad_b002u32, 0x1_0000u32, 0x10_0000u32);
+    let end = base + 32 + code.len() as u32;
+    let checksum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+    let mut image = Vec::new();
+    for field in [magic, flags, checksum, base, base, end, end, base + 32] {
+        image.extend(field.to_le_bytes());
+    }
+    image.extend(code);
+    image.resize(4096, 0);
+    let path = std::env::temp_dir().join(format!("moinho-{name}-{}", std::process::id()));
+    std::fs::write(&path, image).unwrap();
+    path
+}
+
+fn run_tiny(name: &str, code: &[u8], more: &[&str]) -> (Option<i32>, String) {
+    let kernel = tiny_kernel(name, code);
+    let path = kernel.display().to_string();
+    let mut args = vec!["--memory", "16M", "--kernel", &path];
+    args.extend(more);
+    let (status, _, errors) = Vm::start(&args).finish();
+    let _ = std::fs::remove_file(kernel);
+    (status, errors)
+}
+
+#[test]
+fn the_exit_port_gives_its_status() {
+    // mov al, 5; out 0xf4, al
+    assert_eq!(
+        run_tiny("exit", &[0xb0, 5, 0xe6, 0xf4], &[]),
+        (Some(11), String::new())
+    );
+}
+
+#[test]
+fn a_triple_fault_ends_the_run_with_its_place_when_not_to_be_rebooted() {
+    // An interrupt without an IDT: int3
+    let (status, errors) = run_tiny("triple", &[0xcc], &["--no-reboot"]);
+    assert_eq!(status, Some(3), "{errors}");
+    assert!(
+        errors.contains("triple fault") && errors.contains("RIP 0x100020"),
+        "{errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn a_reset_by_triple_fault_starts_the_kernel_afresh() {
+    // The first time the CMOS byte 0x40, which survives a reset, is 0: it is set, then a triple
+    // fault; the second time the run ends with it.
+    let code = [
+        0xb0, 0x40, 0xe6, 0x70, // mov al, 0x40; out 0x70, al
+        0xe4, 0x71, // in al, 0x71
+        0x84, 0xc0, // test al, al
+        0x75, 0x05, // jnz end
+        0xb0, 0x07, 0xe6, 0x71, // mov al, 7; out 0x71, al
+        0xcc, // int3
+        0xe6, 0xf4, // end: out 0xf4, al
+    ];
+    let (status, errors) = run_tiny("again", &code, &[]);
+    assert_eq!(status, Some(15), "{errors}");
+    assert!(errors.contains("the machine is reset"), "{errors}");
+}
+
 /// Needs apt or a kernel of this host, some hundred megabytes of memory and a minute.
 #[test]
 #[ignore = "downloads a Debian kernel the first time; run with --ignored"]

@@ -151,7 +151,7 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
     let waiters = if in_turns { 1 } else { config.spec.cpus };
     let host = Arc::new(Threads::new(
         waiters,
-        Box::new(|text| eprintln!("moinho: {text}\r")),
+        Box::new(|text| eprintln!("moinho: {text}")),
     ));
     lock::yield_with(thread::yield_now);
     let machine = Machine::new(
