@@ -94,7 +94,15 @@ const CHUNK: u32 = 4096;
 
 /// Runs `once` as often as the prefix says. When something wants attention, and after so many
 /// iterations, the instruction is left after a completed one, to be resumed from its start.
-fn repeat(x: &mut Exec<'_>, i: &Insn, once: impl Fn(&mut Exec<'_>) -> Done) -> Done {
+///
+/// The port must be allowed even if nothing is to be done.
+fn repeat<T: Word>(
+    x: &mut Exec<'_>,
+    i: &Insn,
+    port: u16,
+    once: impl Fn(&mut Exec<'_>) -> Done,
+) -> Done {
+    allowed(x, port, T::SIZE as u32)?;
     if !(i.rep || i.repne) {
         return once(x);
     }
@@ -127,8 +135,7 @@ fn step<T: Word>(x: &Exec<'_>) -> u64 {
 
 fn ins<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let port: u16 = x.reg(gpr::RDX as u8);
-    repeat(x, i, |x| {
-        allowed(x, port, T::SIZE as u32)?;
+    repeat::<T>(x, i, port, |x| {
         let at = x.s.gpr[gpr::RDI] & i.address_mask();
         x.probe_write(seg::ES, at, T::SIZE as u64)?;
         x.counters.port += 1;
@@ -143,8 +150,7 @@ fn ins<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 fn outs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let port: u16 = x.reg(gpr::RDX as u8);
-    repeat(x, i, |x| {
-        allowed(x, port, T::SIZE as u32)?;
+    repeat::<T>(x, i, port, |x| {
         let at = x.s.gpr[gpr::RSI] & i.address_mask();
         let value = x.read::<T>(i.seg, at)?.to_u64();
         x.counters.port += 1;

@@ -665,14 +665,19 @@ fn bound<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let at = x.ea(i);
     let size = T::SIZE as u64;
     let low = crate::flags::sign_extend::<T>(x.read::<T>(i.seg, at)?.to_u64()) as i64;
+    let index = crate::flags::sign_extend::<T>(x.reg::<T>(i.ops[0]).to_u64()) as i64;
+    let outside = Err(Trap::Fault {
+        vector: vector::BR,
+        code: None,
+    });
+    // The upper bound is not even read if the lower one is violated.
+    if index < low {
+        return outside;
+    }
     let at = at.wrapping_add(size) & i.address_mask();
     let high = crate::flags::sign_extend::<T>(x.read::<T>(i.seg, at)?.to_u64()) as i64;
-    let index = crate::flags::sign_extend::<T>(x.reg::<T>(i.ops[0]).to_u64()) as i64;
-    if index < low || index > high {
-        return Err(Trap::Fault {
-            vector: vector::BR,
-            code: None,
-        });
+    if index > high {
+        return outside;
     }
     Ok(())
 }

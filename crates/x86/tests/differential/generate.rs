@@ -133,6 +133,10 @@ fn attempt(code: Code, info: &'static OpCodeInfo, bits: u32, rng: &mut Rng) -> O
     if instruction.code() != code || instruction.len() != bytes.len() {
         return None;
     }
+    if instruction.mnemonic() == Mnemonic::Int && matches!(instruction.immediate8(), 3 | 4 | 0x80) {
+        // The gates that Linux opens to programs.
+        return None;
+    }
     let falls_through = matches!(
         instruction.flow_control(),
         FlowControl::Next | FlowControl::Exception
