@@ -431,7 +431,8 @@ impl Exec<'_> {
         }
     }
 
-    fn canonical(&self, segment: u8, linear: u64, len: u64) -> Done {
+    /// Raises what a non-canonical byte of `len` from `linear` does.
+    pub(crate) fn canonical(&self, segment: u8, linear: u64, len: u64) -> Done {
         if self.bits == 64 && !(is_canonical(linear) && is_canonical(linear.wrapping_add(len - 1)))
         {
             return Err(if segment == seg::SS {

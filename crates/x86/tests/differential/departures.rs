@@ -5,6 +5,15 @@ use iced_x86::{Code, Instruction, Mnemonic};
 use x86::state::rflags;
 use x86::table::{Privilege, Row};
 
+/// True if the decoder never makes this row's instruction: the waiting forms of x87 are WAIT and
+/// another instruction. Such rows count in no total.
+pub fn never_decoded(row: &Row) -> bool {
+    row.code.op_code().op_code_string().starts_with("9B ")
+        || (row.code.op_code().amd_decoder64()
+            && !row.code.op_code().intel_decoder64()
+            && !row.code.op_code().mode32())
+}
+
 /// Why a row is not run natively; `None` if it is.
 pub fn skipped(row: &Row) -> Option<&'static str> {
     use Mnemonic::*;
@@ -19,29 +28,18 @@ pub fn skipped(row: &Row) -> Option<&'static str> {
             "far transfer or segment load through the host's descriptor tables"
         }
         Sgdt | Sidt | Sldt | Str | Smsw => "UMIP: the host's kernel emulates it",
-        Lar | Lsl | Verr | Verw | Arpl => "reads the host's descriptor tables",
+        Lar | Lsl | Verr | Verw => "reads the host's descriptor tables",
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => "the host program's thread pointer",
         Xbegin | Xend | Xabort | Xtest => "transactional memory",
         Mov | Pop if loads_segment(row.code) => "loads a segment register",
         Jmp | Call if is_far(row.code) => {
             "far transfer or segment load through the host's descriptor tables"
         }
-        Fxsave | Fxsave64 | Fxrstor | Fxrstor64 | Xsave | Xsave64 | Xsavec | Xsavec64
-        | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 | Xsaves | Xsaves64 | Xrstors | Xrstors64 => {
-            "the image depends on the host's features"
-        }
-        _ if info.code().op_code().amd_decoder64() && !info.intel_decoder64() && !info.mode32() => {
-            "AMD processors only"
-        }
-        _ if is_waiting_pair(row.code) => "WAIT and another instruction, never decoded as one",
+        Xsaveopt | Xsaveopt64 => "the processor leaves out what it knows to be unchanged",
         _ if row.privilege == Privilege::Cpl0 => "privileged",
         _ if !(info.mode64() || info.mode32()) => "16-bit code only",
         _ => return None,
     })
-}
-
-fn is_waiting_pair(code: Code) -> bool {
-    code.op_code().op_code_string().starts_with("9B ")
 }
 
 fn is_far(code: Code) -> bool {

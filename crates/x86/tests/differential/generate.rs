@@ -897,6 +897,30 @@ impl Builder<'_> {
             }
             _ => {}
         }
+        if matches!(
+            self.info.mnemonic(),
+            Xsave | Xsave64 | Xsavec | Xsavec64 | Xrstor | Xrstor64
+        ) {
+            // What the model has of the components the host has.
+            self.registers.gpr[gpr::RAX] = self.rng.below(8);
+            self.registers.gpr[gpr::RDX] = 0;
+        }
+        let image = match self.info.mnemonic() {
+            Fxrstor | Fxrstor64 => 512,
+            Xrstor | Xrstor64 => crate::parts::state::XSAVE,
+            _ => 0,
+        };
+        if image != 0 && self.rng.chance(85) {
+            // An image that is accepted.
+            let mut bytes = [0; 1024];
+            registers(64, self.flavour, self.rng).store_xsave(&mut bytes);
+            if self.rng.chance(30) {
+                bytes[512] = self.rng.below(8) as u8;
+            }
+            if let Some(at) = self.target() {
+                self.patch(at, &bytes[..image]);
+            }
+        }
         // Flags from the stack: no single step, no nested task.
         if matches!(self.info.mnemonic(), Popf | Popfd | Popfq) {
             let value = self.rng.next() & !(rflags::TF | rflags::NT);
