@@ -491,8 +491,12 @@ fn verw(x: &mut Exec<'_>, i: &Insn) -> Done {
 fn arpl(x: &mut Exec<'_>, i: &Insn) -> Done {
     protected_only(x)?;
     let source = x.reg::<u16>(i.ops[1]) & 3;
-    let (old, new) = x.modify::<u16>(i, 0, |d| if d & 3 < source { d & !3 | source } else { d })?;
-    set_zf(x, old != new);
+    // Nothing is written, nor asked whether it may be, if nothing changes.
+    let old = x.get::<u16>(i, 0)?;
+    if old & 3 < source {
+        x.set(i, 0, old & !3 | source)?;
+    }
+    set_zf(x, old & 3 < source);
     Ok(())
 }
 

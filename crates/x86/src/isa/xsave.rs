@@ -4,7 +4,7 @@
 use crate::cpuid::Feature;
 use crate::exec::Exec;
 use crate::insn::Insn;
-use crate::state::{X87, cr0, cr4, xcr0};
+use crate::state::{X87, cr0, cr4, rflags, xcr0};
 use crate::table::{Row, Unit};
 use crate::trap::{Done, Trap};
 use crate::xstate::{self, AVX_OFFSET, Legacy, MXCSR_INIT, MXCSR_MASK};
@@ -15,16 +15,22 @@ fn registers(x: &Exec<'_>) -> usize {
     if x.is_64bit() { 16 } else { 8 }
 }
 
-/// Raises #GP(0) unless the operand is aligned, and the faults that accesses to its `len` bytes
-/// would.
-fn area(x: &mut Exec<'_>, i: &Insn, align: u64, len: u64, write: bool) -> Done<u64> {
+/// Raises #GP(0) unless the operand is aligned (with alignment checking #AC), and the faults that
+/// accesses to its `len` bytes would; of those, that of byte `first` comes first.
+fn area(x: &mut Exec<'_>, i: &Insn, align: u64, len: u64, write: bool, first: u64) -> Done<u64> {
     let at = x.ea(i);
-    if x.linear_unchecked(i.seg, at) & (align - 1) != 0 {
-        return Err(Trap::GP0);
+    let linear = x.linear_unchecked(i.seg, at);
+    x.canonical(i.seg, linear, len)?;
+    if linear & (align - 1) != 0 {
+        let checked = x.s.cr0 & cr0::AM != 0 && x.s.rflags & rflags::AC != 0 && x.s.cpl == 3;
+        return Err(if checked { Trap::AC0 } else { Trap::GP0 });
     }
+    let first = at.wrapping_add(first) & i.address_mask();
     if write {
+        x.probe_write(i.seg, first, 1)?;
         x.probe_write(i.seg, at, len)?;
     } else {
+        x.probe_read(i.seg, first, 1)?;
         x.probe_read(i.seg, at, len)?;
     }
     Ok(at)
@@ -57,7 +63,7 @@ fn write_words(
 }
 
 fn fxsave<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    let at = area(x, i, 16, 512, true)?;
+    let at = area(x, i, 16, 512, true, 511)?;
     let mut image = [0; 52];
     xstate::store_x87(&mut image, &x.s.x87, WIDE);
     xstate::store_mxcsr(&mut image, x.s.mxcsr);
@@ -73,7 +79,7 @@ fn fxsave<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn fxrstor<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    let at = area(x, i, 16, 512, false)?;
+    let at = area(x, i, 16, 512, false, 0)?;
     let image = read_legacy(x, i, at)?;
     let sse = x.s.cr4 & cr4::OSFXSR != 0;
     let mxcsr = image[3] as u32;
@@ -116,7 +122,7 @@ fn xsave<const WIDE: bool, const HOW: u8>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let rfbm = requested(x);
     let avx = rfbm & xcr0::AVX != 0;
     let len = if avx { AVX_OFFSET + 256 } else { AVX_OFFSET };
-    let at = area(x, i, 64, len, true)?;
+    let at = area(x, i, 64, len, true, len - 1)?;
     let used = xstate::in_use(&x.s);
     let word = |n: u64| at.wrapping_add(n) & i.address_mask();
     // Everything is written, or (with the init optimization) what is in use.
@@ -164,7 +170,7 @@ fn xsaves<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
 fn xrstor<const WIDE: bool, const SUPERVISOR: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
     enabled(x)?;
     let rfbm = requested(x);
-    let at = area(x, i, 64, AVX_OFFSET, false)?;
+    let at = area(x, i, 64, AVX_OFFSET, false, 520)?;
     let word = |n: u64| at.wrapping_add(n) & i.address_mask();
     let mut header = [0u64; 8];
     for (n, h) in header.iter_mut().enumerate() {
