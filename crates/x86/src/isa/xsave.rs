@@ -22,8 +22,13 @@ fn area(x: &mut Exec<'_>, i: &Insn, align: u64, len: u64, write: bool, first: u6
     let linear = x.linear_unchecked(i.seg, at);
     x.canonical(i.seg, linear, len)?;
     if linear & (align - 1) != 0 {
+        // The alignment checked is four bytes.
         let checked = x.s.cr0 & cr0::AM != 0 && x.s.rflags & rflags::AC != 0 && x.s.cpl == 3;
-        return Err(if checked { Trap::AC0 } else { Trap::GP0 });
+        return Err(if checked && linear & 3 != 0 {
+            Trap::AC0
+        } else {
+            Trap::GP0
+        });
     }
     let first = at.wrapping_add(first) & i.address_mask();
     if write {

@@ -151,6 +151,14 @@ pub fn reconcile(i: &Instruction, native: &mut Outcome, ours: &mut Outcome) -> b
         native.exception = ours.exception;
         native.registers.rip = ours.registers.rip;
     }
+    // Processors sign-extend FIP and FDP from the width of their linear addresses when they load
+    // them; the model keeps 64 bits, and has 48.
+    if matches!(i.mnemonic(), Mnemonic::Fxrstor64 | Mnemonic::Xrstor64) {
+        for registers in [&mut native.registers, &mut ours.registers] {
+            registers.x87.ip &= 0xffff_ffff_ffff;
+            registers.x87.dp &= 0xffff_ffff_ffff;
+        }
+    }
     // 1 ulp of the transcendental instructions, and the C1 that goes with it.
     if is_transcendental(i) {
         transcendental(native, ours);

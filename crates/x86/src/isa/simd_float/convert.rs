@@ -261,8 +261,9 @@ fn set_unchecked(x: &mut Exec<'_>, i: &Insn, value: u64) -> Done {
         return x.write(i.seg, x.ea(i), value);
     }
     let at = |x: &Exec<'_>, n| x.ea(i).wrapping_add(n) & i.address_mask();
-    x.probe_write(i.seg, at(x, 0), 1)?;
-    x.probe_write(i.seg, at(x, 7), 1)?;
+    for n in 0..8 {
+        x.probe_write(i.seg, at(x, n), 1)?;
+    }
     for (n, byte) in (0..).zip(value.to_le_bytes()) {
         x.write(i.seg, at(x, n), byte)?;
     }
