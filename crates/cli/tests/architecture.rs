@@ -97,3 +97,28 @@ fn every_crate_of_the_design_that_is_listed_exists() {
         assert!(there.contains_key(*name), "{name}");
     }
 }
+
+#[test]
+fn the_map_shows_every_crate_and_the_board_as_it_is() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for name in manifests().keys() {
+        assert!(map.contains(&format!("| `{name}` |")), "crate {name}");
+    }
+    let board = fs::read_to_string(root().join("crates/machine/src/board.rs")).unwrap();
+    for row in board.lines().filter_map(|line| line.strip_prefix("//! |")) {
+        assert!(map.contains(&format!("|{row}\n")), "board.rs: |{row}");
+    }
+}
+
+#[test]
+fn every_decision_is_in_the_list() {
+    let folder = root().join("docs/decisions");
+    let list = fs::read_to_string(folder.join("README.md")).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            name == "README.md" || list.contains(&format!("({name})")),
+            "{name}"
+        );
+    }
+}
