@@ -3,6 +3,8 @@
 //! behind it.
 #![forbid(unsafe_code)]
 
+pub mod device;
+
 use machine::boot::{BootSource, MemoryLayout, Module, load};
 use mem::{Gpa, GuestMemory};
 use std::cell::OnceCell;
