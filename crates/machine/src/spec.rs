@@ -160,7 +160,7 @@ pub fn parse_size(text: &str) -> Result<u64, SpecError> {
 /// A size for people: `512 MiB`.
 pub fn show_size(bytes: u64) -> String {
     for (unit, name) in [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")] {
-        if bytes >= unit && bytes % unit == 0 {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
             return format!("{} {name}", bytes / unit);
         }
     }
@@ -188,7 +188,7 @@ impl MachineSpec {
                 format!("give at most {}", show_size(MAX_MEMORY)),
             );
         }
-        if self.memory % mem::PAGE_SIZE != 0 {
+        if !self.memory.is_multiple_of(mem::PAGE_SIZE) {
             return memory(
                 format!("{} bytes is not a multiple of 4 KiB", self.memory),
                 "round it to whole pages".to_string(),

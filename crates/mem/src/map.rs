@@ -86,7 +86,7 @@ impl GuestMemory {
     /// Maps `size` bytes (a multiple of [`PAGE_SIZE`]) from the host; nothing is placed yet.
     #[cfg(feature = "host")]
     pub fn anonymous(size: u64) -> Result<GuestMemory, MapError> {
-        if size == 0 || size % PAGE_SIZE != 0 {
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Unaligned);
         }
         let bytes = usize::try_from(size).map_err(|_| MapError::NoHostMemory(size))?;
@@ -125,7 +125,7 @@ impl GuestMemory {
 
     /// Places the next `len` bytes of the backing at `at`. Regions need no order.
     pub fn place(&mut self, at: Gpa, len: u64, writable: bool) -> Result<RamOffset, MapError> {
-        if len == 0 || at.0 % PAGE_SIZE != 0 || len % PAGE_SIZE != 0 {
+        if len == 0 || !at.0.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Unaligned);
         }
         let end = at.0.checked_add(len).ok_or(MapError::Overlap)?;
@@ -228,7 +228,10 @@ impl GuestMemory {
 
     /// `LOCK CMPXCHG16B` on a 16-byte aligned address.
     pub fn compare_exchange_16(&self, at: RamOffset, old: u128, new: u128) -> Result<bool, u128> {
-        assert!(at.0 % 16 == 0, "CMPXCHG16B needs an aligned address");
+        assert!(
+            at.0.is_multiple_of(16),
+            "CMPXCHG16B needs an aligned address"
+        );
         // SAFETY: `pointer` checked the range, the line above the alignment.
         let seen = unsafe { compare_exchange_16(self.pointer(at, 16), old, new) };
         if seen == old {

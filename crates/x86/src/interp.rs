@@ -306,13 +306,14 @@ impl Exec<'_> {
             self.signals.take_sipi();
             // A shadow set by the instruction before holds for the one after, then ends.
             let shadow = core::mem::replace(&mut self.s.shadow, Shadow::None);
-            if shadow != Shadow::MovSs && !self.s.nmi_blocked {
-                if self.signals.lower(Signals::NMI) != 0 {
-                    self.s.activity = Activity::Running;
-                    self.s.nmi_blocked = true;
-                    self.event(|x| x.interrupt(vector::NMI))?;
-                    continue;
-                }
+            if shadow != Shadow::MovSs
+                && !self.s.nmi_blocked
+                && self.signals.lower(Signals::NMI) != 0
+            {
+                self.s.activity = Activity::Running;
+                self.s.nmi_blocked = true;
+                self.event(|x| x.interrupt(vector::NMI))?;
+                continue;
             }
             if shadow == Shadow::None
                 && self.s.rflags & rflags::IF != 0

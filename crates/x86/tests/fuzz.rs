@@ -43,7 +43,7 @@ fn stream(random: &mut Random) -> Vec<u8> {
                 4 => code.extend([0xc5, random.bits() as u8]),
                 5 => code.extend([
                     0xc4,
-                    random.bits() as u8 & 0xe0 | 1 + random.below(3) as u8,
+                    random.bits() as u8 & 0xe0 | (1 + random.below(3) as u8),
                     random.bits() as u8,
                 ]),
                 6 => code.push(0xd8 + random.below(8) as u8),

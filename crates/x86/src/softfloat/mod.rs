@@ -410,12 +410,9 @@ mod tests {
 
     #[test]
     fn sse_results_and_flags_are_the_known_ones() {
-        let add: fn(u32, u32, &mut Env) -> u32 = sse::add;
-        let (sub, mul, div): (
-            fn(u32, u32, &mut Env) -> u32,
-            fn(u32, u32, &mut Env) -> u32,
-            fn(u32, u32, &mut Env) -> u32,
-        ) = (sse::sub, sse::mul, sse::div);
+        type Binary = fn(u32, u32, &mut Env) -> u32;
+        let (add, sub): (Binary, Binary) = (sse::add, sse::sub);
+        let (mul, div): (Binary, Binary) = (sse::mul, sse::div);
         // Operation, operands, MXCSR, result, flags.
         let cases = [
             (

@@ -812,16 +812,17 @@ impl Builder<'_> {
         use Mnemonic::*;
         let half = self.rng.chance(70);
         match self.info.mnemonic() {
-            Div | Idiv if half => {
+            Div | Idiv
+                if half
                 // A quotient that fits: the upper half small.
-                if self.fixed & 5 == 0 {
-                    let negative = self.rng.chance(30);
-                    let small = if negative { !0 } else { self.rng.below(3) };
-                    self.registers.gpr[gpr::RDX] = small;
-                    if self.rng.chance(50) {
-                        let al = self.registers.gpr[gpr::RAX];
-                        self.registers.gpr[gpr::RAX] = al & !0xff00 | (small & 0xff) << 8;
-                    }
+                && self.fixed & 5 == 0 =>
+            {
+                let negative = self.rng.chance(30);
+                let small = if negative { !0 } else { self.rng.below(3) };
+                self.registers.gpr[gpr::RDX] = small;
+                if self.rng.chance(50) {
+                    let al = self.registers.gpr[gpr::RAX];
+                    self.registers.gpr[gpr::RAX] = al & !0xff00 | (small & 0xff) << 8;
                 }
             }
             Cmpxchg if half => {

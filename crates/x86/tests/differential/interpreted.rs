@@ -69,7 +69,7 @@ impl Interpreted {
         let memory = Arc::new(GuestMemory::flat(2 << 20).expect("2 MiB"));
         let put = |at: u64, value: u64| memory.write_word(Gpa(at), value).expect("in RAM");
         // PML4, PDPT, then per gigabyte a page directory and a table.
-        put(TABLES, TABLES + 0x1000 | 7);
+        put(TABLES, (TABLES + 0x1000) | 7);
         let mut free = TABLES + 0x2000;
         for (linear, gpa, pages, rights) in [
             (WINDOW, WINDOW_GPA, WINDOW_RW >> 12, 7 | 1 << 63),
@@ -96,7 +96,7 @@ impl Interpreted {
                 }
                 put(
                     table + (linear >> 12 & 511) * 8,
-                    gpa + (page << 12) | rights,
+                    (gpa + (page << 12)) | rights,
                 );
             }
         }

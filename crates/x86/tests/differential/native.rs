@@ -327,7 +327,7 @@ impl Native {
                 .map(g);
                 registers.rip = g(REG_RIP);
                 registers.rflags = g(REG_EFL);
-                registers.load_xsave(&*&raw const (*found).image);
+                registers.load_xsave(&(*found).image);
                 let vector = g(REG_TRAPNO) as u8;
                 let error = g(REG_ERR) as u32;
                 let address = g(REG_CR2);
@@ -350,7 +350,7 @@ impl Native {
                 registers.gpr = (*block).out_gpr;
                 registers.rip = next;
                 registers.rflags = (*block).out_rflags;
-                registers.load_xsave(&*&raw const (*block).out_image);
+                registers.load_xsave(&(*block).out_image);
                 None
             }
         };

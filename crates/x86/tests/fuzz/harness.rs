@@ -95,7 +95,7 @@ impl Bus for AnyBus {
     }
     fn port_out(&mut self, _: u16, _: u8, _: u32) {}
     fn msr_read(&mut self, index: u32) -> Option<u64> {
-        (index % 2 == 0).then(|| self.0.bits())
+        index.is_multiple_of(2).then(|| self.0.bits())
     }
     fn msr_write(&mut self, index: u32, _: u64) -> bool {
         index.is_multiple_of(2)

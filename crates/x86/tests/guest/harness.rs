@@ -196,7 +196,7 @@ impl Machine {
     pub fn real() -> Machine {
         let mut m = Machine::new("x86-64-v3");
         for n in 0..256u64 {
-            m.write(4 * n, (STUBS >> 4 << 16 | 16 * n) as u32);
+            m.write(4 * n, ((STUBS >> 4 << 16) | (16 * n)) as u32);
         }
         m.stubs();
         m.change(|s| {

@@ -155,7 +155,7 @@ fn vex_horizontal<T: Element, const Q: usize>(
 /// ADDSUBPS and ADDSUBPD: even elements are subtracted.
 #[inline(always)]
 fn add_sub<T: Element>(n: usize, a: T, b: T, env: &mut Env) -> T {
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         sse::sub(a, b, env)
     } else {
         sse::add(a, b, env)

@@ -114,7 +114,8 @@ fn remainder(x: &mut Exec<'_>, i: &Insn, f: impl Fn(F80, F80, &mut Env) -> Remai
         return Ok(());
     }
     let q = u16::from(r.quotient);
-    let mut codes = (q >> 2 & 1) * status::C0 | (q >> 1 & 1) * status::C3 | (q & 1) * status::C1;
+    let mut codes =
+        ((q >> 2 & 1) * status::C0) | ((q >> 1 & 1) * status::C3) | ((q & 1) * status::C1);
     if r.incomplete {
         codes = status::C2;
     }
