@@ -5,7 +5,7 @@ use crate::word::compare_exchange_16;
 use crate::{Gpa, RamOffset, Word};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Size of the pages in which marks are kept, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -38,6 +38,7 @@ pub struct GuestMemory {
     regions: Vec<Region>,
     marks: Box<[AtomicU8]>,
     generations: Box<[AtomicU32]>,
+    code_writes: AtomicU64,
 }
 
 /// A guest-physical range that is not wholly RAM was named for a copy.
@@ -112,6 +113,7 @@ impl GuestMemory {
             regions: Vec::new(),
             marks: (0..pages).map(|_| AtomicU8::new(0)).collect(),
             generations: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+            code_writes: AtomicU64::new(0),
         }
     }
 
@@ -149,6 +151,12 @@ impl GuestMemory {
         });
         self.regions.sort_unstable_by_key(|r| r.gpa);
         Ok(RamOffset(start))
+    }
+
+    /// Where offset 0 lies in this process: for engines that make machine code which reaches RAM
+    /// by itself. Whoever uses it keeps to the offsets of [`Self::lookup`].
+    pub fn base(&self) -> *mut u8 {
+        self.backing.base.as_ptr()
     }
 
     /// Bytes of RAM and ROM placed.
@@ -258,7 +266,20 @@ impl GuestMemory {
     fn code_written(&self, page: usize) -> bool {
         self.marks[page].store(0, Ordering::Relaxed);
         self.generations[page].fetch_add(1, Ordering::SeqCst);
+        self.code_writes.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    /// Stores to code pages so far, by anybody: while it stands still, no generation changes.
+    #[inline(always)]
+    pub fn code_writes(&self) -> u64 {
+        self.code_writes.load(Ordering::Acquire)
+    }
+
+    /// True if the page of `at` holds code that somebody decoded.
+    #[inline(always)]
+    pub fn holds_code(&self, at: RamOffset) -> bool {
+        self.marks[(at.0 / PAGE_SIZE) as usize].load(Ordering::Relaxed) & CODE != 0
     }
 
     /// Marks the page of `at` as holding code and returns its generation, which changes when

@@ -1,0 +1,161 @@
+//! The engine's state of one processor as translated code sees it: a block of memory behind the
+//! `gs` segment, with the homes of the two stolen registers, the software TLB and the cache of
+//! indirect branch targets.
+
+use core::mem::offset_of;
+
+/// Entries of each software TLB table.
+pub const TLB_ENTRIES: usize = 1024;
+/// Entries of each indirect-branch table.
+pub const BRANCH_ENTRIES: usize = 4096;
+
+/// A TLB entry: the page's linear address negated, so that adding it to an address leaves the
+/// offset in the page, and where the page lies in this process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TlbEntry {
+    /// `-(linear page address)`.
+    pub negated_page: u64,
+    /// Host address of the page.
+    pub host: u64,
+}
+
+/// An entry of the indirect-branch cache: the target RIP negated and its translation.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BranchEntry {
+    /// `-(guest RIP)`.
+    pub negated_rip: u64,
+    /// Host address of its block.
+    pub host: u64,
+}
+
+/// The rights with which data is accessed, each with its own tables: they are part of a block's
+/// mode, so the displacement is a constant of its code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// CPL 0–2 without access to user pages where SMAP forbids it.
+    Kernel = 0,
+    /// CPL 0–2 with EFLAGS.AC, where SMAP is on.
+    KernelUser = 1,
+    /// CPL 3.
+    User = 2,
+}
+
+/// One view's tables.
+#[repr(C)]
+pub struct Tables {
+    /// Pages that may be read.
+    pub read: [TlbEntry; TLB_ENTRIES],
+    /// Pages that may be written and hold no code.
+    pub write: [TlbEntry; TLB_ENTRIES],
+    /// Indirect branch targets.
+    pub branch: [BranchEntry; BRANCH_ENTRIES],
+}
+
+/// See the module.
+#[repr(C, align(64))]
+pub struct Area {
+    /// Guest general registers; valid outside translated code, and R10 and R11 always.
+    pub gpr: [u64; 16],
+    /// RFLAGS as the guest has them in the host's register (arithmetic bits and DF).
+    pub flags: u64,
+    /// Guest RIP on leaving.
+    pub rip: u64,
+    /// Why translated code was left; see [`crate::vcpu`].
+    pub reason: u64,
+    /// What goes with the reason: a linear address, a place to link.
+    pub detail: u64,
+    /// Home of a third register while a check needs it.
+    pub spill: u64,
+    /// Address of the processor's input pins ([`x86::Signals`]).
+    pub pins: u64,
+    /// The pins that end translated code at the next poll.
+    pub pin_mask: u64,
+    /// The host's stack pointer.
+    pub host_rsp: u64,
+    /// Where to jump on entering.
+    pub target: u64,
+    /// FS base of the guest.
+    pub fs_base: u64,
+    /// GS base of the guest.
+    pub gs_base: u64,
+    /// Bits of a TLB index in a linear address, for PEXT.
+    pub tlb_mask: u64,
+    /// Bits of a branch index in a RIP, for PEXT.
+    pub branch_mask: u64,
+    /// All bits above the page offset, for PEXT.
+    pub page_mask: u64,
+    /// MXCSR: the guest's and the host's.
+    pub mxcsr: [u32; 2],
+    /// Blocks entered by way of the dispatcher.
+    pub dispatches: u64,
+    /// Guest YMM0–YMM15, valid outside translated code.
+    pub vector: [[u64; 4]; 16],
+    /// One set of tables per view.
+    pub tables: [Tables; 3],
+}
+
+impl Area {
+    /// Displacement of the read table of a view.
+    pub const fn read_table(view: View) -> i32 {
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, read)) as i32
+    }
+    /// Displacement of the write table of a view.
+    pub const fn write_table(view: View) -> i32 {
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, write)) as i32
+    }
+    /// Displacement of the branch table of a view.
+    pub const fn branch_table(view: View) -> i32 {
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, branch)) as i32
+    }
+    /// Displacement of a general register's home.
+    pub const fn home(n: u8) -> i32 {
+        (offset_of!(Area, gpr) + 8 * n as usize) as i32
+    }
+
+    /// A zeroed area with empty tables.
+    pub fn new() -> Box<Area> {
+        // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
+        // is allocated zeroed because half a megabyte does not belong on the stack.
+        let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
+        area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
+        area.branch_mask = BRANCH_ENTRIES as u64 - 1;
+        area.page_mask = !0xfff;
+        for tables in &mut area.tables {
+            tables.flush_data();
+            tables.flush_branches();
+        }
+        area
+    }
+}
+
+impl TlbEntry {
+    const ZERO: TlbEntry = TlbEntry { negated_page: 0, host: 0 };
+}
+
+impl Tables {
+    /// Empties the data tables. An entry of zeroes is for page 0 and so matches nothing in any
+    /// slot but the first; the first gets an address that belongs to the second.
+    pub fn flush_data(&mut self) {
+        for table in [&mut self.read, &mut self.write] {
+            table.fill(TlbEntry::ZERO);
+            table[0].negated_page = 0x1000u64.wrapping_neg();
+        }
+    }
+
+    /// Empties the branch table; the same idea.
+    pub fn flush_branches(&mut self) {
+        self.branch.fill(BranchEntry { negated_rip: 0, host: 0 });
+        self.branch[0].negated_rip = 1u64.wrapping_neg();
+    }
+
+    /// Drops one page from the data tables.
+    pub fn drop_page(&mut self, linear: u64) {
+        let slot = (linear >> 12) as usize % TLB_ENTRIES;
+        for table in [&mut self.read, &mut self.write] {
+            let other = ((slot as u64) ^ 1) << 12;
+            table[slot] = TlbEntry { negated_page: other.wrapping_neg(), host: 0 };
+        }
+    }
+}

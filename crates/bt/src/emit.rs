@@ -1,0 +1,311 @@
+//! An assembler for the sequences the translator makes itself. Guest instructions are encoded by
+//! iced-x86; these few forms are hot and fixed, so they are written as bytes.
+//!
+//! Registers are their hardware numbers. `GS` operands are displacements in [`crate::area::Area`].
+
+/// Scratch registers: guest R10 and R11 live in the area instead.
+pub const R10: u8 = 10;
+/// See [`R10`].
+pub const R11: u8 = 11;
+/// The register that the flag-free check borrows.
+pub const RCX: u8 = 1;
+/// The stack pointer: the guest's while translated code runs.
+pub const RSP: u8 = 4;
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Mem {
+    /// Base register.
+    pub base: Option<u8>,
+    /// Index register (not RSP) and the shift of its scale.
+    pub index: Option<(u8, u8)>,
+    /// Displacement.
+    pub disp: i32,
+    /// Relative to `gs`.
+    pub gs: bool,
+}
+
+impl Mem {
+    /// `gs:[disp]`.
+    pub const fn gs(disp: i32) -> Mem {
+        Mem { base: None, index: None, disp, gs: true }
+    }
+    /// `gs:[index * 8 + disp]`.
+    pub const fn gs_index8(index: u8, disp: i32) -> Mem {
+        Mem { base: None, index: Some((index, 3)), disp, gs: true }
+    }
+    /// `gs:[base + disp]`.
+    pub const fn gs_base(base: u8, disp: i32) -> Mem {
+        Mem { base: Some(base), index: None, disp, gs: true }
+    }
+    /// `[base + disp]`.
+    pub const fn base(base: u8, disp: i32) -> Mem {
+        Mem { base: Some(base), index: None, disp, gs: false }
+    }
+    /// `[base + index]`.
+    pub const fn sum(base: u8, index: u8) -> Mem {
+        Mem { base: Some(base), index: Some((index, 0)), disp: 0, gs: false }
+    }
+}
+
+/// A forward jump whose displacement is filled in later.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub enum Hole {
+    /// One byte at this offset.
+    Short(usize),
+    /// Four bytes at this offset.
+    Near(usize),
+}
+
+/// The code of one block while it is made: bytes, and the host address of the first.
+pub struct Asm {
+    /// The bytes so far.
+    pub bytes: Vec<u8>,
+    /// Host address of `bytes[0]`.
+    pub origin: u64,
+}
+
+impl Asm {
+    /// An empty block at `origin`.
+    pub fn new(origin: u64) -> Asm {
+        Asm { bytes: Vec::with_capacity(2048), origin }
+    }
+    /// Host address of the next byte.
+    pub fn here(&self) -> u64 {
+        self.origin + self.bytes.len() as u64
+    }
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// `[prefix] [REX] opcode modrm` with a memory operand.
+    fn with_mem(&mut self, prefix: Option<u8>, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
+        if mem.gs {
+            self.bytes.push(0x65);
+        }
+        self.bytes.extend(prefix);
+        let index = mem.index.map_or(0, |i| i.0);
+        let rex = 0x40
+            | u8::from(wide) << 3
+            | (reg >> 3) << 2
+            | (index >> 3) << 1
+            | mem.base.unwrap_or(0) >> 3;
+        if rex != 0x40 {
+            self.bytes.push(rex);
+        }
+        self.put(opcode);
+        self.modrm(reg, mem);
+    }
+
+    fn modrm(&mut self, reg: u8, mem: Mem) {
+        let reg = (reg & 7) << 3;
+        let (index, scale) = mem.index.map_or((4, 0), |(r, s)| (r & 7, s));
+        let Some(base) = mem.base else {
+            // No base: disp32 by way of a SIB byte, since the short form is RIP-relative.
+            self.put(&[reg | 4, scale << 6 | index << 3 | 5]);
+            self.put(&mem.disp.to_le_bytes());
+            return;
+        };
+        let needs_sib = mem.index.is_some() || base & 7 == 4;
+        let (mode, bytes) = match mem.disp {
+            0 if base & 7 != 5 => (0, 0),
+            -128..=127 => (0x40, 1),
+            _ => (0x80, 4),
+        };
+        self.bytes.push(mode | reg | if needs_sib { 4 } else { base & 7 });
+        if needs_sib {
+            self.bytes.push(scale << 6 | index << 3 | base & 7);
+        }
+        self.put(&mem.disp.to_le_bytes()[..bytes]);
+    }
+
+    /// `mov reg, [mem]`, 64 bits.
+    pub fn load(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x8b], reg, mem);
+    }
+    /// `mov reg, [mem]`, 32 bits, zero-extended.
+    pub fn load32(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, false, &[0x8b], reg, mem);
+    }
+    /// `movzx reg, word [mem]`.
+    pub fn load16(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, false, &[0x0f, 0xb7], reg, mem);
+    }
+    /// `mov [mem], reg`, 64 bits.
+    pub fn store(&mut self, mem: Mem, reg: u8) {
+        self.with_mem(None, true, &[0x89], reg, mem);
+    }
+    /// `mov [mem], reg` of 2, 4 or 8 bytes.
+    pub fn store_sized(&mut self, mem: Mem, reg: u8, size: u8) {
+        let prefix = (size == 2).then_some(0x66);
+        self.with_mem(prefix, size == 8, &[0x89], reg, mem);
+    }
+    /// `lea reg, [mem]`.
+    pub fn lea(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x8d], reg, mem);
+    }
+    /// `lea reg32, [mem]`: truncates to 32 bits.
+    pub fn lea32(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, false, &[0x8d], reg, mem);
+    }
+    /// `add reg, [mem]`.
+    pub fn add_mem(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x03], reg, mem);
+    }
+    /// `test [mem32], reg32`.
+    pub fn test_mem32(&mut self, mem: Mem, reg: u8) {
+        self.with_mem(None, false, &[0x85], reg, mem);
+    }
+    /// `jmp [mem]`.
+    pub fn jmp_mem(&mut self, mem: Mem) {
+        self.with_mem(None, false, &[0xff], 4, mem);
+    }
+    /// `mov qword [mem], imm32` (sign-extended).
+    pub fn store_imm(&mut self, mem: Mem, value: i32) {
+        self.with_mem(None, true, &[0xc7], 0, mem);
+        self.put(&value.to_le_bytes());
+    }
+
+    /// `mov reg, value` in the shortest form.
+    pub fn mov_imm(&mut self, reg: u8, value: u64) {
+        let rex_b = reg >> 3;
+        if let Ok(small) = u32::try_from(value) {
+            if rex_b != 0 {
+                self.bytes.push(0x41);
+            }
+            self.bytes.push(0xb8 | reg & 7);
+            self.put(&small.to_le_bytes());
+        } else if let Ok(small) = i32::try_from(value as i64) {
+            self.put(&[0x48 | rex_b, 0xc7, 0xc0 | reg & 7]);
+            self.put(&small.to_le_bytes());
+        } else {
+            self.put(&[0x48 | rex_b, 0xb8 | reg & 7]);
+            self.put(&value.to_le_bytes());
+        }
+    }
+
+    /// `mov to, from`, 64 bits.
+    pub fn mov(&mut self, to: u8, from: u8) {
+        self.put(&[0x48 | (from >> 3) << 2 | to >> 3, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
+    }
+
+    /// `rorx to, from, count`: no flags.
+    pub fn rorx(&mut self, to: u8, from: u8, count: u8) {
+        let byte1 = (!(to >> 3) & 1) << 7 | 0x40 | (!(from >> 3) & 1) << 5 | 3;
+        self.put(&[0xc4, byte1, 0xfb, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+    }
+
+    /// `pext to, from, gs:[disp]`: no flags.
+    pub fn pext_gs(&mut self, to: u8, from: u8, disp: i32) {
+        let byte1 = (!(to >> 3) & 1) << 7 | 0x40 | 0x20 | 2;
+        let byte2 = 0x80 | (!from & 15) << 3 | 2;
+        self.put(&[0x65, 0xc4, byte1, byte2, 0xf5]);
+        self.modrm(to, Mem::gs(disp));
+    }
+
+    /// `and reg32, imm32`.
+    pub fn and_imm32(&mut self, reg: u8, value: u32) {
+        self.put(&[0x40 | reg >> 3, 0x81, 0xe0 | reg & 7]);
+        self.put(&value.to_le_bytes());
+    }
+    /// `cmp reg, imm32`, 64 bits.
+    pub fn cmp_imm(&mut self, reg: u8, value: i32) {
+        self.put(&[0x48 | reg >> 3, 0x81, 0xf8 | reg & 7]);
+        self.put(&value.to_le_bytes());
+    }
+
+    /// `jcc` forward, near.
+    pub fn jcc(&mut self, cc: u8) -> Hole {
+        self.put(&[0x0f, 0x80 | cc, 0, 0, 0, 0]);
+        Hole::Near(self.bytes.len() - 4)
+    }
+    /// `jmp` forward, near.
+    pub fn jmp(&mut self) -> Hole {
+        self.put(&[0xe9, 0, 0, 0, 0]);
+        Hole::Near(self.bytes.len() - 4)
+    }
+    /// `jrcxz` forward.
+    pub fn jrcxz(&mut self) -> Hole {
+        self.put(&[0xe3, 0]);
+        Hole::Short(self.bytes.len() - 1)
+    }
+    /// Fills a hole so that it leads here.
+    pub fn bind(&mut self, hole: Hole) {
+        let here = self.bytes.len();
+        match hole {
+            Hole::Short(at) => {
+                let distance = here - (at + 1);
+                debug_assert!(distance < 128, "short jump too far");
+                self.bytes[at] = distance as u8;
+            }
+            Hole::Near(at) => {
+                let distance = (here - (at + 4)) as u32;
+                self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+            }
+        }
+    }
+    /// `jmp` to a host address within 2 GiB.
+    pub fn jmp_to(&mut self, host: u64) {
+        let from = self.here() + 5;
+        self.bytes.push(0xe9);
+        self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
+    }
+    /// `jcc` to a host address within 2 GiB.
+    pub fn jcc_to(&mut self, cc: u8, host: u64) {
+        let from = self.here() + 6;
+        self.put(&[0x0f, 0x80 | cc]);
+        self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
+    }
+    /// Raw bytes.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.put(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+    fn text(f: impl FnOnce(&mut Asm)) -> String {
+        let mut asm = Asm::new(0x1000);
+        f(&mut asm);
+        let mut out = String::new();
+        let mut decoder = Decoder::with_ip(64, &asm.bytes, 0x1000, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            IntelFormatter::new().format(&decoder.decode(), &mut out);
+            out.push(';');
+        }
+        out
+    }
+
+    #[test]
+    fn each_form_is_the_instruction_it_says() {
+        for (bytes, expected) in [
+            (text(|a| a.load(R10, Mem::gs(0x50))), "mov r10,gs:[50h];"),
+            (text(|a| a.store(Mem::gs(0x8), RCX)), "mov gs:[8],rcx;"),
+            (text(|a| a.load(R10, Mem::gs_base(R10, 0x1234))), "mov r10,gs:[r10+1234h];"),
+            (text(|a| a.load(RCX, Mem::gs_index8(R10, 0x40))), "mov rcx,gs:[r10*8+40h];"),
+            (text(|a| a.lea(R11, Mem::base(RSP, -8))), "lea r11,[rsp-8];"),
+            (text(|a| a.lea(R11, Mem::base(5, 0))), "lea r11,[rbp];"),
+            (text(|a| a.lea(R11, Mem::base(13, 0))), "lea r11,[r13];"),
+            (text(|a| a.lea(R11, Mem::sum(12, 13))), "lea r11,[r12+r13];"),
+            (text(|a| a.store_sized(Mem::sum(R10, R11), 0, 2)), "mov [r10+r11],ax;"),
+            (text(|a| a.rorx(R10, R11, 8)), "rorx r10,r11,8;"),
+            (text(|a| a.pext_gs(R10, R11, 0x90)), "pext r10,r11,gs:[90h];"),
+            (text(|a| a.pext_gs(RCX, RCX, 0x90)), "pext rcx,rcx,gs:[90h];"),
+            (text(|a| a.and_imm32(R10, 0x3ff0)), "and r10d,3FF0h;"),
+            (text(|a| a.cmp_imm(R11, 0xff8)), "cmp r11,0FF8h;"),
+            (text(|a| a.add_mem(R11, Mem::gs_base(R10, 0x100))), "add r11,gs:[r10+100h];"),
+            (text(|a| a.mov_imm(R11, 0xffff_ffff_8100_0000)), "mov r11,0FFFFFFFF81000000h;"),
+            (text(|a| a.mov_imm(R11, 0x7fff_1234_5678)), "mov r11,7FFF12345678h;"),
+            (text(|a| a.mov(R11, 4)), "mov r11,rsp;"),
+            (text(|a| a.jmp_mem(Mem::gs_index8(R10, 8))), "jmp qword ptr gs:[r10*8+8];"),
+            (text(|a| a.test_mem32(Mem::gs(0x70), R10)), "test gs:[70h],r10d;"),
+            (text(|a| a.jmp_to(0x2000)), "jmp near ptr 0000000000002000h;"),
+        ] {
+            assert_eq!(bytes.replace("near ptr ", "").replace(' ', ""), expected.replace("near ptr ", "").replace(' ', ""));
+        }
+    }
+}
