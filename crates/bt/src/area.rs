@@ -64,8 +64,12 @@ pub struct Area {
     pub rip: u64,
     /// Why translated code was left; see [`crate::vcpu`].
     pub reason: u64,
-    /// What goes with the reason: a linear address, a place to link.
+    /// What goes with the reason: a linear address, a host address.
     pub detail: u64,
+    /// The site in the code, an index of [`crate::block::Site`]s.
+    pub site: u64,
+    /// A value on its way from one memory operand to another.
+    pub value: u64,
     /// Home of a third register while a check needs it.
     pub spill: u64,
     /// Address of the processor's input pins ([`x86::Signals`]).

@@ -1,2 +1,26 @@
-//! t
-mod area; mod emit;
+//! The binary translator: x86-64 guest code becomes x86-64 host code that runs in an ordinary
+//! process, without hardware virtualization and without privileges.
+//!
+//! The theory: the hypervisor reads each basic block of the guest, looks for sensitive
+//! instructions and replaces them; all others run on the real processor as they are. Here the
+//! guest's registers are the host's (two are stolen, see [`area`]), a memory operand is led
+//! through a software TLB ([`translate`]), and whatever is sensitive or rare leaves translated
+//! code ([`entry`]) for the interpreter of `x86`, one instruction at a time ([`vcpu`]).
+//!
+//! Translated now: 64-bit code with flat segments, kernel and user. The interpreter does the
+//! rest: real, virtual-8086, protected and compatibility mode.
+//!
+//! Generated code reaches guest RAM through TLB entries only, and its own [`area::Area`]; it is
+//! never writable where it is executable ([`cache`]).
+#![warn(missing_docs)]
+
+pub mod area;
+mod block;
+mod cache;
+mod emit;
+mod entry;
+mod signal;
+mod translate;
+mod vcpu;
+
+pub use vcpu::{BtVcpu, Stats, Translation};

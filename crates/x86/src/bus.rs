@@ -96,6 +96,13 @@ impl Signals {
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
+    /// An engine's own: the processor is to look at what its engine left for it.
+    pub const ENGINE: u32 = 32;
+
+    /// The word that holds the pins, for translated code that polls it.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
     /// Raises pins.
     pub fn raise(&self, pins: u32) {
         self.0.fetch_or(pins, Ordering::SeqCst);

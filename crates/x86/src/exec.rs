@@ -55,9 +55,12 @@ pub struct Cpu {
     pub debug_hits: u64,
     /// Where the stream of RDRAND and RDSEED stands.
     entropy: u64,
-    pub(crate) ram: Arc<GuestMemory>,
-    pub(crate) signals: Arc<Signals>,
-    pub(crate) tlb: Tlb,
+    /// Guest memory.
+    pub ram: Arc<GuestMemory>,
+    /// The input pins.
+    pub signals: Arc<Signals>,
+    /// Cached translations.
+    pub tlb: Tlb,
     /// Segment bases as addressing uses them now (0 for ES, CS, SS, DS in 64-bit mode).
     bases: [u64; 6],
     /// Segments that need no check to read, one bit each.
@@ -124,6 +127,12 @@ impl Cpu {
             rflags: self.rflags(),
             ..self.s.clone()
         }
+    }
+
+    /// True if ES, CS, SS and DS are flat, readable and (but CS) writable, and no alignment is
+    /// checked: addresses are offsets.
+    pub fn is_flat(&self) -> bool {
+        self.fast_read & 0xf == 0xf && self.fast_write & 0xd == 0xd
     }
 
     /// Code size of the current mode: 16, 32 or 64.
@@ -233,7 +242,7 @@ impl Cpu {
     }
 
     /// True if a data breakpoint is armed in the page of `linear`.
-    pub(crate) fn is_watched_page(&self, linear: u64) -> bool {
+    pub fn is_watched_page(&self, linear: u64) -> bool {
         self.s.dr7 & 0xff != 0
             && (0..4).any(|n| {
                 self.s.dr7 >> (2 * n) & 3 != 0 && (self.s.dr[n as usize] ^ linear) >> 12 == 0

@@ -242,7 +242,7 @@ pub(crate) fn not_done(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 /// The handler that runs `code` now: its row's, or what the processor's mode makes of it.
-pub(crate) fn handler(x: &Exec<'_>, i: &Instruction) -> Handler {
+pub fn handler(x: &Exec<'_>, i: &Instruction) -> Handler {
     let code = i.code();
     let exists = x.model.has_all(code.cpuid_features()) || crate::cpuid::is_hint(code);
     if i.is_invalid() || !exists {

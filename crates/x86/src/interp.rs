@@ -43,11 +43,7 @@ impl Engine for Interpreter {
         memory: Arc<GuestMemory>,
         signals: Arc<Signals>,
     ) -> Result<Box<dyn Vcpu>, String> {
-        Ok(Box::new(InterpVcpu {
-            cpu: Cpu::new(id, model.clone(), memory, signals),
-            cache: Cache::default(),
-            tracing: false,
-        }))
+        Ok(Box::new(InterpVcpu::new(id, model, memory, signals)))
     }
 }
 
@@ -56,6 +52,27 @@ pub struct InterpVcpu {
     cpu: Cpu,
     cache: Cache,
     tracing: bool,
+}
+
+impl InterpVcpu {
+    /// A processor in its power-on state.
+    pub fn new(
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+    ) -> InterpVcpu {
+        InterpVcpu {
+            cpu: Cpu::new(id, model.clone(), memory, signals),
+            cache: Cache::default(),
+            tracing: false,
+        }
+    }
+
+    /// The processor, for an engine that runs part of its instructions itself.
+    pub fn cpu(&mut self) -> &mut Cpu {
+        &mut self.cpu
+    }
 }
 
 /// What a block was decoded for.
@@ -220,6 +237,15 @@ impl Cache {
 }
 
 impl Exec<'_> {
+    /// The linear address of the next instruction and where it lies.
+    pub fn fetch_place(&mut self) -> Done<(u64, Place)> {
+        let linear = self.fetch_linear()?;
+        match self.tlb.hit(Access::Execute, linear, 1) {
+            Some(at) => Ok((linear, Place::Ram(at))),
+            None => Ok((linear, self.locate(linear, Access::Execute, Rights::Program)?)),
+        }
+    }
+
     /// The linear address of the next instruction, after CS's checks.
     #[inline(always)]
     fn fetch_linear(&mut self) -> Done<u64> {
@@ -259,7 +285,7 @@ impl Exec<'_> {
 
     /// Everything besides address and bytes that decoding depends on.
     #[inline(always)]
-    fn mode_key(&self) -> u32 {
+    pub fn mode_key(&self) -> u32 {
         let s = &self.s;
         u32::from(self.bits())
             | u32::from(s.cpl) << 8

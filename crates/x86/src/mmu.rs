@@ -68,6 +68,22 @@ pub struct Tlb {
     pcids: [Option<(u16, u64)>; 8],
     evict: usize,
     large: bool,
+    history: History,
+}
+
+/// What has been dropped from the TLB so far, for an engine that keeps translations of its own:
+/// it compares two of these.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct History {
+    /// Changes of address space and whole flushes.
+    pub spaces: u64,
+    /// Single pages dropped (INVLPG).
+    pub pages: u64,
+    /// The last of them.
+    pub last_page: u64,
+    /// Pages of more than 4 KiB have been cached since the last change of space: dropping one
+    /// address of such a page drops all.
+    pub large: bool,
 }
 
 /// Space numbers that fit the tag beside two bits of view; the last is never used.
@@ -83,6 +99,7 @@ impl Default for Tlb {
             pcids: [None; 8],
             evict: 0,
             large: false,
+            history: History::default(),
         }
     }
 }
@@ -132,7 +149,13 @@ impl Tlb {
         self.next_space - 1
     }
 
+    /// See [`History`].
+    pub fn history(&self) -> History {
+        History { large: self.large, ..self.history }
+    }
+
     fn enter(&mut self, space: u64) {
+        self.history.spaces += 1;
         let view = self.context >> 52 & 3;
         self.space = space;
         self.set_view(view);
@@ -178,6 +201,8 @@ impl Tlb {
 
     /// INVLPG: drops the page of `linear` in every context.
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.history.pages += 1;
+        self.history.last_page = linear;
         let slot = Self::slot(linear);
         for table in &mut self.tables {
             table[slot] = EMPTY;
@@ -453,7 +478,7 @@ impl Exec<'_> {
 
     /// Translates with the running program's or the system's rights, and caches the page if it
     /// is RAM that nothing watches.
-    pub(crate) fn locate(&mut self, linear: u64, access: Access, rights: Rights) -> Done<Place> {
+    pub fn locate(&mut self, linear: u64, access: Access, rights: Rights) -> Done<Place> {
         let found = self.translate(linear, access, rights)?;
         match self.ram.lookup(found.gpa) {
             Some(page) if page.writable || access != Access::Write => {
@@ -470,7 +495,7 @@ impl Exec<'_> {
 
 /// Where a translated byte is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+pub enum Place {
     /// RAM (or ROM, when reading).
     Ram(RamOffset),
     /// ROM, when writing: the store is dropped.

@@ -1,0 +1,82 @@
+//! What the engine remembers of translated code.
+
+use mem::RamOffset;
+use x86::mmu::Access;
+
+/// What a block was translated for: the place of its first byte, its linear address (RIP: CS is
+/// flat) and the mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// First byte in RAM.
+    pub at: RamOffset,
+    /// RIP of the first instruction.
+    pub rip: u64,
+    /// Mode bits: [`x86::exec::Exec::mode_key`] and the data view.
+    pub mode: u64,
+}
+
+/// A place in translated code that may leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// RIP of the guest instruction.
+    pub rip: u64,
+    /// Why.
+    pub kind: Kind,
+    /// The instruction uses x87, MMX, SSE or AVX registers.
+    pub vector: bool,
+}
+
+/// Kinds of [`Site`].
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A memory access missed the software TLB.
+    Access {
+        /// What it does.
+        access: Access,
+        /// Bytes.
+        size: u8,
+        /// Host address of the check, to go on at after filling the TLB.
+        retry: u64,
+    },
+    /// The instruction is the interpreter's.
+    Interpret,
+    /// A direct jump inside the page that has not been linked to its target yet.
+    Link {
+        /// RIP of the target.
+        target: u64,
+        /// Host address of the jump's displacement.
+        patch: u64,
+        /// The displacement that leads to the exit which asks for the link.
+        unlinked: i32,
+    },
+}
+
+/// A translated block.
+#[derive(Debug)]
+pub struct Block {
+    /// What it was translated for.
+    pub key: Key,
+    /// Host address of its code.
+    pub host: u64,
+    /// Bytes of host code.
+    pub size: u32,
+    /// Bytes of guest code.
+    pub guest_size: u16,
+    /// Generation of its page when it was translated.
+    pub generation: u32,
+    /// For each instruction: offset of its host code, offset of its guest code.
+    pub map: Box<[(u32, u16)]>,
+    /// Jumps of other blocks that lead here, as site numbers.
+    pub incoming: Vec<u32>,
+    /// False after its page was written.
+    pub valid: bool,
+}
+
+impl Block {
+    /// RIP of the guest instruction whose code contains a host address in this block.
+    pub fn rip_of(&self, host: u64) -> u64 {
+        let offset = (host - self.host) as u32;
+        let n = self.map.partition_point(|m| m.0 <= offset);
+        self.key.rip + u64::from(self.map.get(n.wrapping_sub(1)).map_or(0, |m| m.1))
+    }
+}

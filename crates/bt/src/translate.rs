@@ -1,0 +1,918 @@
+//! From guest instructions to host instructions.
+//!
+//! A block is a run of instructions inside one page up to a branch. An instruction without a
+//! memory operand is copied as it is. One with a memory operand gets a software TLB check in
+//! front and `[r10 + r11]` as its operand. Sensitive instructions, and all that is rare, become an
+//! exit to the interpreter.
+//!
+//! Guest flags live in the host's flags. The check destroys them, so where they are still needed
+//! (by liveness inside the block and a look into what follows) another check is made that does
+//! not touch them. Flags that nobody reads before they are set again are lost by the short check;
+//! a guest can see that only in the RFLAGS image that a page fault of that very access pushes.
+
+use crate::area::{Area, View};
+use crate::block::{Kind, Site};
+use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
+use core::mem::offset_of;
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+};
+use x86::exec::Exec;
+use x86::mmu::Access;
+use x86::table::{self, Privilege, Sensitivity, Unit};
+
+/// Instructions in a block at most.
+const LONGEST: usize = 48;
+/// The arithmetic flags in iced's encoding.
+const FLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+/// Displacements of [`Area`] fields that code uses.
+mod field {
+    use super::{Area, Mem, offset_of};
+    macro_rules! fields {
+        ($($name:ident)*) => { $(pub const $name: Mem = Mem::gs(offset_of!(Area, $name) as i32);)* };
+    }
+    #[allow(non_upper_case_globals)]
+    mod named {
+        use super::*;
+        fields!(rip reason detail site spill value pins pin_mask fs_base gs_base);
+    }
+    pub use named::*;
+    pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
+    pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
+    pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
+    pub const PIN_MASK: i32 = offset_of!(Area, pin_mask) as i32;
+}
+
+/// Why translated code was left: the value of [`Area::reason`].
+pub mod reason {
+    /// An access missed the TLB; `site`, and the linear address in `detail`.
+    pub const MISS: i32 = 1;
+    /// The instruction of `site` is the interpreter's.
+    pub const INTERPRET: i32 = 2;
+    /// The jump of `site` wants to be linked.
+    pub const LINK: i32 = 3;
+    /// Go on at `rip`: an indirect branch missed its cache, or the pins want attention.
+    pub const LOOK_UP: i32 = 4;
+    /// The host faulted at the address in `detail`.
+    pub const FAULT: i32 = 5;
+}
+
+/// Host addresses of the shared ends of all exits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exits {
+    miss: u64,
+    interpret: u64,
+    link: u64,
+    look_up: u64,
+    /// Where the signal handler resumes.
+    pub fault: u64,
+}
+
+/// Makes the shared exits.
+pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
+    let mut asm = Asm::new(origin);
+    let mut one = |why: i32, stores: &[(Mem, u8)]| {
+        let at = asm.here();
+        for &(to, register) in stores {
+            asm.store(to, register);
+        }
+        asm.store_imm(field::reason, why);
+        asm.mov_imm(R10, leave);
+        asm.raw(&[0x41, 0xff, 0xe2]); // jmp r10
+        at
+    };
+    let exits = Exits {
+        miss: one(reason::MISS, &[(field::detail, R11), (field::site, R10)]),
+        interpret: one(reason::INTERPRET, &[(field::site, R10)]),
+        link: one(reason::LINK, &[(field::site, R10)]),
+        look_up: one(reason::LOOK_UP, &[]),
+        fault: one(reason::FAULT, &[(field::detail, R10)]),
+    };
+    (exits, asm.bytes)
+}
+
+/// What is to be translated.
+pub struct Source<'a> {
+    /// RIP of the first instruction.
+    pub rip: u64,
+    /// The whole page that holds it.
+    pub page: &'a [u8; 4096],
+    /// Data view of the mode.
+    pub view: View,
+    /// First site number that is free.
+    pub first_site: u32,
+    /// Host address for the code.
+    pub origin: u64,
+}
+
+/// The result.
+pub struct Output {
+    /// Host code.
+    pub code: Vec<u8>,
+    /// Its sites, numbered from [`Source::first_site`].
+    pub sites: Vec<Site>,
+    /// As in [`crate::block::Block::map`].
+    pub map: Vec<(u32, u16)>,
+    /// Guest instructions.
+    pub count: usize,
+    /// Bytes of guest code.
+    pub guest_size: u16,
+}
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    /// Copied.
+    Plain,
+    /// Copied with its memory operand replaced.
+    Memory,
+    /// LEA.
+    Lea,
+    /// Nothing to do.
+    Nothing,
+    Push,
+    Pop,
+    Leave,
+    Jump,
+    Conditional,
+    Call,
+    JumpIndirect,
+    CallIndirect,
+    Return,
+    /// Left to the interpreter.
+    Interpret,
+}
+
+/// Keeps what translation needs from block to block.
+pub struct Translator {
+    exits: Exits,
+    info: InstructionInfoFactory,
+    encoder: Encoder,
+    native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
+}
+
+impl Translator {
+    /// A translator whose code leaves by `exits`; `native` says which features the host has.
+    pub fn new(exits: Exits, native: Box<dyn Fn(CpuidFeature) -> bool + Send>) -> Self {
+        let encoder = Encoder::new(64);
+        Translator { exits, info: InstructionInfoFactory::new(), encoder, native }
+    }
+
+    /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
+    pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
+        let start = (source.rip & 0xfff) as usize;
+        let bytes = &source.page[start..];
+        let mut decoder = Decoder::with_ip(64, bytes, source.rip, DecoderOptions::NONE);
+        let mut list: Vec<(Instruction, Class, usize)> = Vec::new();
+        while list.len() < LONGEST && decoder.can_decode() {
+            let at = decoder.position();
+            let i = decoder.decode();
+            if i.is_invalid() && bytes.len() - at < 15 {
+                break;
+            }
+            let class = self.class(x, &i);
+            list.push((i, class, at));
+            if class == Class::Interpret || i.flow_control() != FlowControl::Next {
+                break;
+            }
+        }
+        let (last, last_class, last_at) = list.last().copied()?;
+        let guest_size = (last_at + last.len()) as u16;
+        let mut live = self.live_after(x, source, &last, last_class);
+        let mut needed = vec![0; list.len()];
+        for (n, (i, class, _)) in list.iter().enumerate().rev() {
+            live = flags_before(i, *class, live);
+            needed[n] = live;
+        }
+        let mut block = Building {
+            t: self,
+            source,
+            asm: Asm::new(source.origin),
+            sites: Vec::new(),
+            slow: Vec::new(),
+            live: false,
+            rip: source.rip,
+            vector: false,
+        };
+        let mut map = Vec::with_capacity(list.len());
+        let mut done = false;
+        for (n, (i, class, at)) in list.iter().enumerate() {
+            map.push((block.asm.bytes.len() as u32, *at as u16));
+            block.rip = i.ip();
+            block.live = needed[n] != 0;
+            block.vector = table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
+            done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
+            if done {
+                break;
+            }
+        }
+        let count = map.len();
+        if !done {
+            let next = list[count - 1].0.next_ip();
+            block.go(next);
+        }
+        block.slow_paths();
+        let Building { asm, sites, .. } = block;
+        Some(Output { code: asm.bytes, sites, map, count, guest_size })
+    }
+
+    fn class(&self, x: &Exec<'_>, i: &Instruction) -> Class {
+        let Some(row) = table::row(i.code()) else { return Class::Interpret };
+        let handler = x86::insn::handler(x, i);
+        if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
+            return Class::Interpret;
+        }
+        match i.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => return Class::Jump,
+            FlowControl::ConditionalBranch if i.is_jcc_short_or_near() => {
+                return Class::Conditional;
+            }
+            FlowControl::Call if i.is_call_near() => return Class::Call,
+            FlowControl::IndirectBranch if i.code() == Code::Jmp_rm64 => {
+                return Class::JumpIndirect;
+            }
+            FlowControl::IndirectCall if i.code() == Code::Call_rm64 => {
+                return Class::CallIndirect;
+            }
+            FlowControl::Return if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => {
+                return Class::Return;
+            }
+            _ => return Class::Interpret,
+        }
+        if row.privilege != Privilege::Any || row.sensitivity != Sensitivity::Innocuous {
+            return Class::Interpret;
+        }
+        match i.code() {
+            Code::Push_r64 | Code::Pushq_imm32 | Code::Pushq_imm8 => return Class::Push,
+            Code::Push_rm64 => return Class::Push,
+            Code::Pop_r64 => return Class::Pop,
+            Code::Leaveq => return Class::Leave,
+            Code::Pause => return Class::Plain,
+            Code::Bt_rm16_r16 | Code::Bt_rm32_r32 | Code::Bt_rm64_r64 | Code::Bts_rm16_r16
+            | Code::Bts_rm32_r32 | Code::Bts_rm64_r64 | Code::Btr_rm16_r16 | Code::Btr_rm32_r32
+            | Code::Btr_rm64_r64 | Code::Btc_rm16_r16 | Code::Btc_rm32_r32 | Code::Btc_rm64_r64
+                if i.op0_kind() == OpKind::Memory =>
+            {
+                return Class::Interpret;
+            }
+            _ => {}
+        }
+        match i.mnemonic() {
+            Mnemonic::Nop
+            | Mnemonic::Endbr64
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2 => return Class::Nothing,
+            Mnemonic::Lea => return Class::Lea,
+            // Implicit or partial memory operands, and images that hold host addresses.
+            Mnemonic::Xlatb
+            | Mnemonic::Maskmovq
+            | Mnemonic::Maskmovdqu
+            | Mnemonic::Vmaskmovdqu
+            | Mnemonic::Vmaskmovps
+            | Mnemonic::Vmaskmovpd
+            | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq
+            | Mnemonic::Fldenv
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fsave
+            | Mnemonic::Frstor
+            | Mnemonic::Clflush
+            | Mnemonic::Clflushopt
+            | Mnemonic::Clwb => return Class::Interpret,
+            _ => {}
+        }
+        let known = i.code().cpuid_features().iter().all(|&f| (self.native)(f));
+        if !known || i.is_stack_instruction() || i.is_save_restore_instruction() || i.is_vsib() {
+            return Class::Interpret;
+        }
+        let mut memory = false;
+        for k in 0..i.op_count() {
+            match i.op_kind(k) {
+                OpKind::Memory => memory = true,
+                OpKind::Register => {
+                    let r = i.op_register(k);
+                    if r.is_segment_register() || r.is_cr() || r.is_dr() {
+                        return Class::Interpret;
+                    }
+                }
+                OpKind::MemorySegSI
+                | OpKind::MemorySegESI
+                | OpKind::MemorySegRSI
+                | OpKind::MemorySegDI
+                | OpKind::MemorySegEDI
+                | OpKind::MemorySegRDI
+                | OpKind::MemoryESDI
+                | OpKind::MemoryESEDI
+                | OpKind::MemoryESRDI => return Class::Interpret,
+                _ => {}
+            }
+        }
+        if memory { Class::Memory } else { Class::Plain }
+    }
+
+    /// The flags that what follows the block may read.
+    fn live_after(&self, x: &Exec<'_>, s: &Source<'_>, last: &Instruction, class: Class) -> u32 {
+        match class {
+            Class::Jump | Class::Call => self.peek(x, s, last.near_branch_target()),
+            Class::Conditional => {
+                self.peek(x, s, last.near_branch_target()) | self.peek(x, s, last.next_ip())
+            }
+            Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => FLAGS,
+            _ => self.peek(x, s, last.next_ip()),
+        }
+    }
+
+    /// Looks at a few instructions at `rip` in the same page: which flags may they read?
+    fn peek(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
+        if (rip ^ source.rip) >> 12 != 0 {
+            return FLAGS;
+        }
+        let bytes = &source.page[(rip & 0xfff) as usize..];
+        let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+        let (mut read, mut open) = (0, FLAGS);
+        for _ in 0..10 {
+            if !decoder.can_decode() {
+                break;
+            }
+            let i = decoder.decode();
+            let class = self.class(x, &i);
+            if class == Class::Interpret || i.flow_control() != FlowControl::Next {
+                break;
+            }
+            read |= i.rflags_read() & open;
+            open &= !kills(&i);
+            if open == 0 {
+                return read;
+            }
+        }
+        read | open
+    }
+}
+
+/// The flags an instruction certainly overwrites.
+fn kills(i: &Instruction) -> u32 {
+    match i.mnemonic() {
+        // A count of zero leaves all flags alone.
+        Mnemonic::Shl
+        | Mnemonic::Shr
+        | Mnemonic::Sar
+        | Mnemonic::Sal
+        | Mnemonic::Rol
+        | Mnemonic::Ror
+        | Mnemonic::Rcl
+        | Mnemonic::Rcr
+        | Mnemonic::Shld
+        | Mnemonic::Shrd => 0,
+        _ => i.rflags_modified() & FLAGS,
+    }
+}
+
+fn flags_before(i: &Instruction, class: Class, after: u32) -> u32 {
+    if class == Class::Interpret {
+        return FLAGS;
+    }
+    i.rflags_read() & FLAGS | after & !kills(i)
+}
+
+/// A slow path to be made behind the block.
+struct Slow {
+    holes: Vec<Hole>,
+    /// RCX was borrowed.
+    restore: bool,
+    site: u32,
+    address: Address,
+}
+
+/// How the address of an access is worked out.
+#[derive(Clone, Copy)]
+enum Address {
+    Operand(Instruction),
+    /// `[register + displacement]`.
+    Stack(u8, i32),
+}
+
+/// A block being made.
+struct Building<'t, 's> {
+    t: &'t mut Translator,
+    source: &'s Source<'s>,
+    asm: Asm,
+    sites: Vec<Site>,
+    slow: Vec<Slow>,
+    /// Flags are needed by or after the current instruction.
+    live: bool,
+    rip: u64,
+    vector: bool,
+}
+
+/// The number of a stolen register, if `r` is one or a part of one.
+fn stolen(r: Register) -> Option<u8> {
+    match r.full_register() {
+        Register::R10 => Some(R10),
+        Register::R11 => Some(R11),
+        _ => None,
+    }
+}
+
+fn gpr_number(r: Register) -> Option<u8> {
+    (r.is_gpr64() || r.is_gpr32()).then(|| r.number() as u8)
+}
+
+/// R10 in the size of `r`.
+fn r10_like(r: Register) -> Register {
+    match r.size() {
+        1 => Register::R10L,
+        2 => Register::R10W,
+        4 => Register::R10D,
+        _ => Register::R10,
+    }
+}
+
+impl Building<'_, '_> {
+    fn site(&mut self, kind: Kind) -> u32 {
+        let number = self.source.first_site + self.sites.len() as u32;
+        self.sites.push(Site { rip: self.rip, kind, vector: self.vector });
+        number
+    }
+
+    /// Leaves for the interpreter.
+    fn interpret(&mut self) -> bool {
+        let site = self.site(Kind::Interpret);
+        self.asm.mov_imm(R10, site.into());
+        let exit = self.t.exits.interpret;
+        self.asm.jmp_to(exit);
+        true
+    }
+
+    /// Translates one instruction; true if the block ends with it.
+    fn instruction(&mut self, i: &Instruction, class: Class, bytes: &[u8]) -> bool {
+        match class {
+            Class::Interpret => return self.interpret(),
+            Class::Nothing => {}
+            Class::Plain => return self.plain(i, bytes),
+            Class::Lea => return self.lea(i, bytes),
+            Class::Memory => return self.memory(i),
+            Class::Push => self.push(i),
+            Class::Pop => {
+                self.check(Address::Stack(RSP, 0), Access::Read, 8);
+                let to = i.op0_register();
+                match stolen(to) {
+                    Some(home) => {
+                        self.asm.load(R10, Mem::sum(R10, R11));
+                        self.asm.store(Mem::gs(Area::home(home)), R10);
+                        self.asm.lea(RSP, Mem::base(RSP, 8));
+                    }
+                    None => {
+                        let to = to.number() as u8;
+                        self.asm.load(to, Mem::sum(R10, R11));
+                        if to != RSP {
+                            self.asm.lea(RSP, Mem::base(RSP, 8));
+                        }
+                    }
+                }
+            }
+            Class::Leave => {
+                self.check(Address::Stack(5, 0), Access::Read, 8);
+                self.asm.lea(RSP, Mem::base(5, 8));
+                self.asm.load(5, Mem::sum(R10, R11));
+            }
+            Class::Jump => {
+                self.go(i.near_branch_target());
+                return true;
+            }
+            Class::Conditional => {
+                self.conditional(i);
+                return true;
+            }
+            Class::Call => {
+                self.push_constant(i.next_ip());
+                self.go(i.near_branch_target());
+                return true;
+            }
+            Class::JumpIndirect => {
+                self.target(i);
+                self.indirect();
+                return true;
+            }
+            Class::CallIndirect => {
+                self.target(i);
+                self.asm.store(field::value, R11);
+                self.push_constant(i.next_ip());
+                self.asm.load(R11, field::value);
+                self.indirect();
+                return true;
+            }
+            Class::Return => {
+                self.check(Address::Stack(RSP, 0), Access::Read, 8);
+                let drop = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
+                self.asm.load(R11, Mem::sum(R10, R11));
+                self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
+                self.indirect();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The stolen registers an instruction uses besides in its address: number, read, written.
+    fn stolen_operands(&mut self, i: &Instruction) -> Vec<(u8, bool)> {
+        let mut found: Vec<(u8, bool)> = Vec::new();
+        for k in 0..i.op_count() {
+            if i.op_kind(k) != OpKind::Register {
+                continue;
+            }
+            let Some(n) = stolen(i.op_register(k)) else { continue };
+            let access = self.t.info.info(i).op_access(k);
+            let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+            match found.iter_mut().find(|f| f.0 == n) {
+                Some(f) => f.1 |= written,
+                None => found.push((n, written)),
+            }
+        }
+        found
+    }
+
+    fn plain(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
+        let used = self.stolen_operands(i);
+        for &(n, _) in &used {
+            self.asm.load(n, Mem::gs(Area::home(n)));
+        }
+        self.asm.raw(bytes);
+        for &(n, written) in &used {
+            if written {
+                self.asm.store(Mem::gs(Area::home(n)), n);
+            }
+        }
+        false
+    }
+
+    /// Works out an operand's address in R11, without touching flags. R10 is lost.
+    fn address(&mut self, i: &Instruction, segment: bool) {
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let disp = i.memory_displacement64();
+        let short = base.is_gpr32() || index.is_gpr32() || base == Register::EIP
+            || base == Register::None && index == Register::None && i.memory_displ_size() == 4
+                && disp >> 32 == 0 && (disp as i32) < 0;
+        if base == Register::RIP || base == Register::EIP
+            || base == Register::None && index == Register::None
+        {
+            self.asm.mov_imm(R11, disp);
+        } else {
+            let mut place = |r: Register, scratch: u8| {
+                let home = stolen(r);
+                if let Some(home) = home {
+                    self.asm.load(scratch, Mem::gs(Area::home(home)));
+                    return Some(scratch);
+                }
+                gpr_number(r)
+            };
+            let base = place(base, R11);
+            let index = place(index, R10).map(|r| {
+                (r, i.memory_index_scale().trailing_zeros() as u8)
+            });
+            let mem = Mem { base, index, disp: disp as i32, gs: false };
+            if short {
+                self.asm.lea32(R11, mem);
+            } else {
+                self.asm.lea(R11, mem);
+            }
+        }
+        let from = match i.memory_segment() {
+            Register::FS if segment => field::fs_base,
+            Register::GS if segment => field::gs_base,
+            _ => return,
+        };
+        self.asm.load(R10, from);
+        self.asm.lea(R11, Mem::sum(R11, R10));
+    }
+
+    fn emit_address(&mut self, address: &Address) {
+        match address {
+            Address::Operand(i) => self.address(i, true),
+            Address::Stack(register, disp) => self.asm.lea(R11, Mem::base(*register, *disp)),
+        }
+    }
+
+    /// Checks an access: afterwards `[r10 + r11]` is the place in this process.
+    fn check(&mut self, address: Address, access: Access, size: u8) {
+        let table = match access {
+            Access::Write => Area::write_table(self.source.view),
+            _ => Area::read_table(self.source.view),
+        };
+        let retry = self.asm.here();
+        self.emit_address(&address);
+        let site = self.site(Kind::Access { access, size, retry });
+        if !self.live {
+            self.asm.rorx(R10, R11, 8);
+            self.asm.and_imm32(R10, 0x3ff0);
+            self.asm.add_mem(R11, Mem::gs_base(R10, table));
+            self.asm.cmp_imm(R11, 4096 - i32::from(size));
+            let slow = self.asm.jcc(7); // above
+            self.asm.load(R10, Mem::gs_base(R10, table + 8));
+            self.slow.push(Slow { holes: vec![slow], restore: false, site, address });
+            return;
+        }
+        // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
+        self.asm.store(field::spill, RCX);
+        self.asm.pext_gs(R10, R11, field::TLB_MASK);
+        self.asm.lea(R10, Mem::sum(R10, R10));
+        self.asm.load(RCX, Mem::gs_index8(R10, table));
+        self.asm.lea(R11, Mem::sum(R11, RCX));
+        self.asm.lea(RCX, Mem::base(R11, i32::from(size) - 1));
+        self.asm.pext_gs(RCX, RCX, field::PAGE_MASK);
+        let hit = self.asm.jrcxz();
+        let slow = self.asm.jmp();
+        self.asm.bind(hit);
+        self.asm.load(RCX, field::spill);
+        self.asm.load(R10, Mem::gs_index8(R10, table + 8));
+        self.slow.push(Slow { holes: vec![slow], restore: true, site, address });
+    }
+
+    fn slow_paths(&mut self) {
+        for slow in core::mem::take(&mut self.slow) {
+            for hole in slow.holes {
+                self.asm.bind(hole);
+            }
+            if slow.restore {
+                self.asm.load(RCX, field::spill);
+            }
+            self.emit_address(&slow.address);
+            self.asm.mov_imm(R10, slow.site.into());
+            let exit = self.t.exits.miss;
+            self.asm.jmp_to(exit);
+        }
+    }
+
+    fn memory(&mut self, i: &Instruction) -> bool {
+        let used = self.stolen_operands(i);
+        let size = i.memory_size().size();
+        let access = {
+            let info = self.t.info.info(i);
+            let [one] = info.used_memory() else { return self.interpret() };
+            match one.access() {
+                OpAccess::Read | OpAccess::CondRead => Access::Read,
+                OpAccess::Write
+                | OpAccess::CondWrite
+                | OpAccess::ReadWrite
+                | OpAccess::ReadCondWrite => Access::Write,
+                _ => return self.interpret(),
+            }
+        };
+        if used.len() > 1 || size == 0 || size > 32 {
+            return self.interpret();
+        }
+        let mut native = *i;
+        native.set_code(without_offset(i.code()));
+        native.set_segment_prefix(Register::None);
+        native.set_memory_displacement64(0);
+        native.set_memory_displ_size(0);
+        native.set_memory_index_scale(1);
+        if used.is_empty() {
+            native.set_memory_base(Register::R10);
+            native.set_memory_index(Register::R11);
+        } else {
+            // The address in R11 alone, the operand in R10.
+            native.set_memory_base(Register::R11);
+            native.set_memory_index(Register::None);
+            for k in 0..i.op_count() {
+                if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
+                    native.set_op_register(k, r10_like(i.op_register(k)));
+                }
+            }
+        }
+        // What cannot be encoded with R10 and R11 (AH to BH, which exclude a REX prefix).
+        if self.t.encoder.encode(&native, 0).is_err() {
+            drop(self.t.encoder.take_buffer());
+            return self.interpret();
+        }
+        let bytes = self.t.encoder.take_buffer();
+        self.check(Address::Operand(*i), access, size as u8);
+        if let Some(&(n, written)) = used.first() {
+            self.asm.lea(R11, Mem::sum(R10, R11));
+            self.asm.load(R10, Mem::gs(Area::home(n)));
+            self.asm.raw(&bytes);
+            if written {
+                self.asm.store(Mem::gs(Area::home(n)), R10);
+            }
+        } else {
+            self.asm.raw(&bytes);
+        }
+        false
+    }
+
+    fn lea(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
+        let to = i.op0_register();
+        let odd = i.memory_base() == Register::RIP
+            || i.memory_base() == Register::EIP
+            || stolen(to).is_some()
+            || stolen(i.memory_base()).is_some()
+            || stolen(i.memory_index()).is_some();
+        if !odd {
+            self.asm.raw(bytes);
+            return false;
+        }
+        let Some(number) = gpr_number(to) else { return self.interpret() };
+        self.address(i, false);
+        let register = if stolen(to).is_some() { R11 } else { number };
+        if to.is_gpr32() {
+            self.asm.lea32(register, Mem::base(R11, 0));
+        } else if register != R11 {
+            self.asm.mov(register, R11);
+        }
+        if let Some(home) = stolen(to) {
+            self.asm.store(Mem::gs(Area::home(home)), R11);
+        }
+        false
+    }
+
+    fn push(&mut self, i: &Instruction) {
+        match i.op0_kind() {
+            OpKind::Register => {
+                let from = i.op0_register();
+                self.check(Address::Stack(RSP, -8), Access::Write, 8);
+                match stolen(from) {
+                    Some(home) => {
+                        self.asm.lea(R11, Mem::sum(R10, R11));
+                        self.asm.load(R10, Mem::gs(Area::home(home)));
+                        self.asm.store(Mem::base(R11, 0), R10);
+                    }
+                    None => self.asm.store(Mem::sum(R10, R11), from.number() as u8),
+                }
+                self.asm.lea(RSP, Mem::base(RSP, -8));
+            }
+            OpKind::Memory => {
+                self.check(Address::Operand(*i), Access::Read, 8);
+                self.asm.load(R11, Mem::sum(R10, R11));
+                self.asm.store(field::value, R11);
+                self.check(Address::Stack(RSP, -8), Access::Write, 8);
+                self.asm.lea(R11, Mem::sum(R10, R11));
+                self.asm.load(R10, field::value);
+                self.asm.store(Mem::base(R11, 0), R10);
+                self.asm.lea(RSP, Mem::base(RSP, -8));
+            }
+            _ => self.push_constant(i.immediate(0)),
+        }
+    }
+
+    fn push_constant(&mut self, value: u64) {
+        self.check(Address::Stack(RSP, -8), Access::Write, 8);
+        if let Ok(small) = i32::try_from(value as i64) {
+            self.asm.store_imm(Mem::sum(R10, R11), small);
+        } else {
+            self.asm.lea(R11, Mem::sum(R10, R11));
+            self.asm.mov_imm(R10, value);
+            self.asm.store(Mem::base(R11, 0), R10);
+        }
+        self.asm.lea(RSP, Mem::base(RSP, -8));
+    }
+
+    /// The target of an indirect branch into R11.
+    fn target(&mut self, i: &Instruction) {
+        if i.op0_kind() == OpKind::Memory {
+            self.check(Address::Operand(*i), Access::Read, 8);
+            self.asm.load(R11, Mem::sum(R10, R11));
+            return;
+        }
+        match stolen(i.op0_register()) {
+            Some(home) => self.asm.load(R11, Mem::gs(Area::home(home))),
+            None => self.asm.mov(R11, i.op0_register().number() as u8),
+        }
+    }
+
+    /// Goes on at the RIP in R11 by way of the branch table, without touching flags.
+    fn indirect(&mut self) {
+        let table = Area::branch_table(self.source.view);
+        self.asm.store(field::rip, R11);
+        self.asm.store(field::spill, RCX);
+        self.asm.pext_gs(R10, R11, field::BRANCH_MASK);
+        self.asm.lea(R10, Mem::sum(R10, R10));
+        self.asm.load(RCX, Mem::gs_index8(R10, table));
+        self.asm.lea(RCX, Mem::sum(RCX, R11));
+        // Pins that are up make the sum wrong: the difference of two RIPs in one slot is zero or
+        // at least the size of the table.
+        self.asm.load(R11, field::pins);
+        self.asm.load32(R11, Mem::base(R11, 0));
+        self.asm.pext_gs(R11, R11, field::PIN_MASK);
+        self.asm.lea(RCX, Mem::sum(RCX, R11));
+        let hit = self.asm.jrcxz();
+        self.asm.load(RCX, field::spill);
+        let exit = self.t.exits.look_up;
+        self.asm.jmp_to(exit);
+        self.asm.bind(hit);
+        self.asm.load(RCX, field::spill);
+        self.asm.jmp_mem(Mem::gs_index8(R10, table + 8));
+    }
+
+    /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it
+    /// is mapped exactly as long as this block is.
+    fn is_near(&self, target: u64) -> bool {
+        (target ^ self.source.rip) >> 12 == 0
+    }
+
+    /// Goes on at a constant RIP.
+    fn go(&mut self, target: u64) {
+        if !self.is_near(target) {
+            self.asm.mov_imm(R11, target);
+            self.indirect();
+            return;
+        }
+        if target <= self.rip {
+            self.poll(target);
+        }
+        let hole = self.asm.jmp();
+        self.link(hole, target);
+    }
+
+    /// Makes a jump's first destination: an exit that asks to be linked.
+    fn link(&mut self, hole: Hole, target: u64) {
+        let (Hole::Near(at) | Hole::Short(at)) = hole;
+        let patch = self.asm.origin + at as u64;
+        let unlinked = self.asm.here().wrapping_sub(patch + 4) as i32;
+        let site = self.site(Kind::Link { target, patch, unlinked });
+        self.asm.bind(hole);
+        self.asm.mov_imm(R10, site.into());
+        let exit = self.t.exits.link;
+        self.asm.jmp_to(exit);
+    }
+
+    /// Leaves, to go on at `target`, if pins are up.
+    fn poll(&mut self, target: u64) {
+        self.asm.store(field::spill, RCX);
+        self.asm.load(RCX, field::pins);
+        self.asm.load32(RCX, Mem::base(RCX, 0));
+        self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
+        let quiet = self.asm.jrcxz();
+        self.asm.load(RCX, field::spill);
+        self.asm.mov_imm(R11, target);
+        self.asm.store(field::rip, R11);
+        let exit = self.t.exits.look_up;
+        self.asm.jmp_to(exit);
+        self.asm.bind(quiet);
+        self.asm.load(RCX, field::spill);
+    }
+
+    fn conditional(&mut self, i: &Instruction) {
+        let condition = condition_number(i);
+        let target = i.near_branch_target();
+        let taken = self.asm.jcc(condition);
+        if self.is_near(target) && target > self.rip {
+            self.go(i.next_ip());
+            self.link(taken, target);
+            return;
+        }
+        self.go(i.next_ip());
+        self.asm.bind(taken);
+        self.go(target);
+    }
+}
+
+/// The condition of a Jcc as in its opcode.
+fn condition_number(i: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match i.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}
+
+/// The form with a ModR/M byte of a move with an absolute offset.
+fn without_offset(code: Code) -> Code {
+    match code {
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_AX_moffs16 => Code::Mov_r16_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_RAX_moffs64 => Code::Mov_r64_rm64,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs16_AX => Code::Mov_rm16_r16,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
+        other => other,
+    }
+}

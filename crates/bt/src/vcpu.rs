@@ -1,0 +1,715 @@
+//! The dispatcher: finds or makes the block at RIP, enters it, and deals with what it was left
+//! for. The interpreter's processor holds the state between entries and does every instruction
+//! that is not translated.
+
+use crate::area::{Area, BranchEntry, TLB_ENTRIES, BRANCH_ENTRIES, TlbEntry, View};
+use crate::block::{Block, Key, Kind, Site};
+use crate::cache::{self, CodeCache};
+use crate::entry::{self, FxImage};
+use crate::signal;
+use crate::translate::{Source, Translator, exits, reason};
+use iced_x86::CpuidFeature;
+use mem::{GuestMemory, RamOffset};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use x86::cpuid::CpuModel;
+use x86::exec::{Exec, attention};
+use x86::flags::Flags;
+use x86::interp::InterpVcpu;
+use x86::mmu::{Access, History, Place, Rights};
+use x86::state::{Activity, Register80, Shadow, cr4, rflags};
+use x86::{Bus, Counters, CpuState, Engine, Signals, StateError, Stop, Vcpu};
+
+/// The flags that live in the host's RFLAGS while translated code runs.
+const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
+
+/// Multiply-and-rotate over whole words: keys are addresses, not chosen by an attacker to gain
+/// anything but a slow guest of his own.
+#[derive(Default)]
+struct WordHasher(u64);
+
+impl Hasher for WordHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(b.into());
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
+
+/// What the processors of one machine share: who is in translated code, and how often a page has
+/// begun to hold code.
+#[derive(Default)]
+struct Peers {
+    /// Grows when a page becomes a code page: write entries for it must go.
+    marks: AtomicU64,
+    members: Mutex<Vec<Arc<Peer>>>,
+}
+
+struct Peer {
+    signals: Arc<Signals>,
+    /// In translated code, or about to be.
+    inside: AtomicBool,
+    /// The value of `marks` for which the write tables have been emptied.
+    seen: AtomicU64,
+}
+
+/// The translator as an engine.
+pub struct Translation {
+    peers: Mutex<Vec<(std::sync::Weak<GuestMemory>, Arc<Peers>)>>,
+}
+
+impl Translation {
+    /// The engine, if this host can run it.
+    pub fn new() -> Result<Translation, String> {
+        for (name, has) in [
+            ("AVX", std::is_x86_feature_detected!("avx")),
+            ("BMI2", std::is_x86_feature_detected!("bmi2")),
+        ] {
+            if !has {
+                return Err(format!(
+                    "the translator's code needs {name}, which this processor lacks; use --engine interp"
+                ));
+            }
+        }
+        Ok(Translation { peers: Mutex::default() })
+    }
+
+    fn peers(&self, memory: &Arc<GuestMemory>) -> Arc<Peers> {
+        let mut all = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(m, _)| m.strong_count() > 0);
+        let known = all.iter().find(|(m, _)| std::ptr::eq(m.as_ptr(), Arc::as_ptr(memory)));
+        if let Some((_, peers)) = known {
+            return peers.clone();
+        }
+        let peers = Arc::new(Peers::default());
+        all.push((Arc::downgrade(memory), peers.clone()));
+        peers
+    }
+}
+
+impl Engine for Translation {
+    fn name(&self) -> &'static str {
+        "bt"
+    }
+    fn vcpu(
+        &self,
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+    ) -> Result<Box<dyn Vcpu>, String> {
+        let peers = self.peers(&memory);
+        Ok(Box::new(BtVcpu::new(id, model, memory, signals, peers)?))
+    }
+}
+
+/// One processor that runs by translation.
+pub struct BtVcpu {
+    interp: InterpVcpu,
+    memory: Arc<GuestMemory>,
+    signals: Arc<Signals>,
+    peers: Arc<Peers>,
+    me: Arc<Peer>,
+    area: Box<Area>,
+    cache: CodeCache,
+    /// Bytes of the shared exits at the start of the cache.
+    fixed: usize,
+    fault_exit: u64,
+    translator: Translator,
+    blocks: Vec<Block>,
+    by_key: Map<[u64; 3], u32>,
+    by_page: Map<u64, Vec<u32>>,
+    sites: Vec<Site>,
+    /// Vector and x87 registers are the area's and the host's, not those of the state.
+    vector_outside: bool,
+    image: Box<FxImage>,
+    history: History,
+    code_writes: u64,
+    stats: Stats,
+}
+
+/// What translation has cost.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Stats {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions translated.
+    pub translated: u64,
+    /// Bytes of host code made.
+    pub host_bytes: u64,
+    /// TLB misses filled.
+    pub fills: u64,
+    /// Accesses that only the interpreter could do (devices, page crossings, code pages).
+    pub slow_accesses: u64,
+    /// Instructions left to the interpreter.
+    pub interpreted: u64,
+    /// Jumps linked.
+    pub links: u64,
+    /// Times the dispatcher looked a block up.
+    pub lookups: u64,
+    /// Host faults.
+    pub faults: u64,
+    /// Blocks dropped because their page was written.
+    pub dropped: u64,
+    /// Times the whole code cache was emptied.
+    pub emptied: u64,
+}
+
+impl BtVcpu {
+    fn new(
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+        peers: Arc<Peers>,
+    ) -> Result<BtVcpu, String> {
+        let mut cache = CodeCache::new(cache::SIZE)?;
+        let (exits, bytes) = exits(cache.next(), entry::leave_address());
+        if !cache.append(&bytes) {
+            return Err("code cache: too small".into());
+        }
+        let me = Arc::new(Peer {
+            signals: signals.clone(),
+            inside: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+        });
+        peers.members.lock().unwrap_or_else(PoisonError::into_inner).push(me.clone());
+        let mut area = Area::new();
+        area.pins = std::ptr::from_ref(signals.word()) as u64;
+        Ok(BtVcpu {
+            interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
+            code_writes: memory.code_writes(),
+            memory,
+            signals,
+            peers,
+            me,
+            area,
+            fixed: cache.used(),
+            fault_exit: exits.fault,
+            cache,
+            translator: Translator::new(exits, Box::new(native)),
+            blocks: Vec::new(),
+            by_key: Map::default(),
+            by_page: Map::default(),
+            sites: Vec::new(),
+            vector_outside: false,
+            image: Box::new(FxImage([0; 64])),
+            history: History::default(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// What translation has cost so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Vector registers go to the state, for the interpreter or a caller.
+    fn bring_vector_in(&mut self) {
+        if !std::mem::replace(&mut self.vector_outside, false) {
+            return;
+        }
+        entry::save_x87(&mut self.image);
+        let s = &mut self.interp.cpu().s;
+        s.vector = self.area.vector;
+        s.mxcsr = self.area.mxcsr[0];
+        let image = &self.image.0;
+        s.x87.control = image[0] as u16;
+        s.x87.status = (image[0] >> 16) as u16;
+        s.x87.valid = (image[0] >> 32) as u8;
+        // The pointers are those of translated code: they say nothing of the guest and must not
+        // leak. A departure: FIP, FDP and FOP read as zero after translated code.
+        (s.x87.opcode, s.x87.ip, s.x87.cs, s.x87.dp, s.x87.ds) = (0, 0, 0, 0, 0);
+        let top = usize::from(s.x87.status >> 11 & 7);
+        for n in 0..8 {
+            s.x87.regs[(top + n) & 7] = Register80 {
+                significand: image[4 + 2 * n],
+                sign_exponent: image[5 + 2 * n] as u16,
+            };
+        }
+    }
+
+    /// Vector registers go to the area and the host, for translated code.
+    fn send_vector_out(&mut self) {
+        if std::mem::replace(&mut self.vector_outside, true) {
+            return;
+        }
+        let s = &self.interp.cpu().s;
+        self.area.vector = s.vector;
+        self.area.mxcsr[0] = s.mxcsr;
+        let top = usize::from(s.x87.status >> 11 & 7);
+        let image = &mut self.image.0;
+        image[0] = u64::from(s.x87.control)
+            | u64::from(s.x87.status) << 16
+            | u64::from(s.x87.valid) << 32;
+        image[1] = 0;
+        image[2] = 0;
+        for n in 0..8 {
+            let r = s.x87.regs[(top + n) & 7];
+            image[4 + 2 * n] = r.significand;
+            image[5 + 2 * n] = r.sign_exponent.into();
+        }
+        entry::load_x87(&mut self.image);
+    }
+
+    /// One step of the interpreter, with whatever events are due before it.
+    fn step(&mut self, bus: &mut dyn Bus, vector: bool) -> Option<Stop> {
+        if vector {
+            self.bring_vector_in();
+        }
+        self.stats.interpreted += 1;
+        match self.interp.run(bus, 1) {
+            Stop::Budget => None,
+            other => Some(other),
+        }
+    }
+
+    fn dispatch(&mut self, bus: &mut dyn Bus) -> Stop {
+        loop {
+            // What only the interpreter does: events, single steps, shadows, modes.
+            let cpu = self.interp.cpu();
+            let why = cpu.attention
+                & (attention::STEP | attention::SHADOW | attention::DEBUG | attention::ACTIVITY);
+            let due = self.signals.get() & self.pin_mask();
+            if why != 0 || due != 0 {
+                if due & Signals::ENGINE != 0 {
+                    self.signals.lower(Signals::ENGINE);
+                    if why == 0 && due == Signals::ENGINE {
+                        continue;
+                    }
+                }
+                if let Some(stop) = self.step(bus, true) {
+                    return stop;
+                }
+                continue;
+            }
+            let cpu = self.interp.cpu();
+            cpu.attention = 0;
+            let translatable = cpu.is_64bit() && cpu.is_flat();
+            if !translatable {
+                self.bring_vector_in();
+                match self.interp.run(bus, 2000) {
+                    Stop::Budget => continue,
+                    other => return other,
+                }
+            }
+            self.keep_up();
+            let found = self.find(bus);
+            let Some(block) = found else {
+                if let Some(stop) = self.step(bus, true) {
+                    return stop;
+                }
+                continue;
+            };
+            let host = self.blocks[block as usize].host;
+            if let Some(stop) = self.execute(bus, host) {
+                return stop;
+            }
+        }
+    }
+
+    /// The pins that matter now.
+    fn pin_mask(&mut self) -> u32 {
+        let s = &self.interp.cpu().s;
+        let mut mask = Signals::RETURN | Signals::INIT | Signals::ENGINE;
+        if s.activity == Activity::WaitForSipi {
+            mask |= Signals::SIPI;
+        }
+        if !s.nmi_blocked {
+            mask |= Signals::NMI;
+        }
+        if s.rflags & rflags::IF != 0 && s.shadow == Shadow::None {
+            mask |= Signals::INTR;
+        }
+        mask
+    }
+
+    /// Drops what the guest's flushes and code writes have made stale.
+    fn keep_up(&mut self) {
+        let history = self.interp.cpu().tlb.history();
+        if history != self.history {
+            let one = history.pages == self.history.pages + 1
+                && history.spaces == self.history.spaces
+                && !history.large;
+            for tables in &mut self.area.tables {
+                if one {
+                    tables.drop_page(history.last_page);
+                } else {
+                    tables.flush_data();
+                }
+                tables.flush_branches();
+            }
+            self.history = history;
+        }
+        let writes = self.memory.code_writes();
+        if writes != self.code_writes {
+            self.code_writes = writes;
+            self.drop_written();
+        }
+        let marks = self.peers.marks.load(Ordering::SeqCst);
+        if marks != self.me.seen.load(Ordering::Relaxed) {
+            self.empty_write_tables();
+            self.me.seen.store(marks, Ordering::SeqCst);
+        }
+    }
+
+    fn empty_write_tables(&mut self) {
+        for tables in &mut self.area.tables {
+            tables.flush_data();
+        }
+    }
+
+    /// Drops the blocks of pages that were written since they were translated.
+    fn drop_written(&mut self) {
+        let memory = &self.memory;
+        let stale: Vec<u64> = self
+            .by_page
+            .iter()
+            .filter(|(page, blocks)| {
+                let now = memory.code_generation(RamOffset(**page << 12));
+                blocks.iter().any(|b| {
+                    let block = &self.blocks[*b as usize];
+                    block.valid && block.generation != now
+                })
+            })
+            .map(|(page, _)| *page)
+            .collect();
+        if stale.is_empty() {
+            return;
+        }
+        for page in stale {
+            for number in self.by_page.remove(&page).unwrap_or_default() {
+                self.drop_block(number);
+            }
+        }
+        for tables in &mut self.area.tables {
+            tables.flush_branches();
+        }
+    }
+
+    fn drop_block(&mut self, number: u32) {
+        let block = &mut self.blocks[number as usize];
+        if !std::mem::replace(&mut block.valid, false) {
+            return;
+        }
+        self.stats.dropped += 1;
+        let key = words(&block.key);
+        for site in std::mem::take(&mut block.incoming) {
+            // Back to the exit that asks to be linked, which follows the site's own block.
+            if let Kind::Link { patch, unlinked, .. } = self.sites[site as usize].kind {
+                self.cache.patch(patch, unlinked);
+            }
+        }
+        self.by_key.remove(&key);
+    }
+
+    fn empty_cache(&mut self) {
+        self.stats.emptied += 1;
+        self.cache.truncate(self.fixed);
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.sites.clear();
+        for tables in &mut self.area.tables {
+            tables.flush_branches();
+        }
+    }
+
+    /// The block at RIP; `None` if the interpreter must deal with what is there.
+    fn find(&mut self, bus: &mut dyn Bus) -> Option<u32> {
+        self.stats.lookups += 1;
+        let mut x = Exec { cpu: self.interp.cpu(), bus };
+        let (linear, place) = x.fetch_place().ok()?;
+        let Place::Ram(at) = place else { return None };
+        let view = view(&x);
+        let mode = u64::from(x.mode_key()) | (view as u64) << 32;
+        let key = Key { at, rip: linear, mode };
+        let number = match self.by_key.get(&words(&key)) {
+            Some(&number) => number,
+            None => self.translate(bus, key, view)?,
+        };
+        let host = self.blocks[number as usize].host;
+        let slot = linear as usize % BRANCH_ENTRIES;
+        self.area.tables[view as usize].branch[slot] =
+            BranchEntry { negated_rip: linear.wrapping_neg(), host };
+        Some(number)
+    }
+
+    fn translate(&mut self, bus: &mut dyn Bus, key: Key, view: View) -> Option<u32> {
+        let page = RamOffset(key.at.0 & !0xfff);
+        let fresh = !self.memory.holds_code(page);
+        let generation = self.memory.mark_code(page);
+        if fresh {
+            self.forbid_writes();
+        }
+        let mut bytes = [0; 4096];
+        for n in (0..4096).step_by(8) {
+            let word: u64 = self.memory.load(RamOffset(page.0 + n as u64));
+            bytes[n..n + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        for _ in 0..2 {
+            let source = Source {
+                rip: key.rip,
+                page: &bytes,
+                view,
+                first_site: self.sites.len() as u32,
+                origin: self.cache.next(),
+            };
+            let x = Exec { cpu: self.interp.cpu(), bus: &mut *bus };
+            let output = self.translator.block(&x, &source)?;
+            if !self.cache.append(&output.code) {
+                self.empty_cache();
+                continue;
+            }
+            let number = self.blocks.len() as u32;
+            self.stats.blocks += 1;
+            self.stats.translated += output.count as u64;
+            self.stats.host_bytes += output.code.len() as u64;
+            self.sites.extend(output.sites);
+            self.blocks.push(Block {
+                key,
+                host: source.origin,
+                size: output.code.len() as u32,
+                guest_size: output.guest_size,
+                generation,
+                map: output.map.into_boxed_slice(),
+                incoming: Vec::new(),
+                valid: true,
+            });
+            self.by_key.insert(words(&key), number);
+            self.by_page.entry(page.0 >> 12).or_default().push(number);
+            return Some(number);
+        }
+        None
+    }
+
+    /// A page has become a code page: nobody may write to it past the slow path. Returns when no
+    /// processor holds a write entry from before.
+    fn forbid_writes(&mut self) {
+        let mark = self.peers.marks.fetch_add(1, Ordering::SeqCst) + 1;
+        self.empty_write_tables();
+        self.me.seen.store(mark, Ordering::SeqCst);
+        let members =
+            self.peers.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for peer in members.iter().filter(|p| !Arc::ptr_eq(p, &self.me)) {
+            while peer.inside.load(Ordering::SeqCst) && peer.seen.load(Ordering::SeqCst) < mark {
+                peer.signals.raise(Signals::ENGINE);
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Runs translated code from a host address until it needs something.
+    fn execute(&mut self, bus: &mut dyn Bus, mut host: u64) -> Option<Stop> {
+        self.send_vector_out();
+        loop {
+            self.me.inside.store(true, Ordering::SeqCst);
+            if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
+                self.keep_up();
+            }
+            let mask = self.pin_mask();
+            let cpu = self.interp.cpu();
+            let area = &mut *self.area;
+            area.gpr = cpu.s.gpr;
+            area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;
+            area.fs_base = cpu.s.seg[4].base;
+            area.gs_base = cpu.s.seg[5].base;
+            area.pin_mask = mask.into();
+            area.target = host;
+            // SAFETY: `run` set this thread's gs base and signals; `host` is in this cache and
+            // was made for this area.
+            unsafe { entry::enter(area) };
+            self.me.inside.store(false, Ordering::SeqCst);
+            let cpu = self.interp.cpu();
+            let area = &*self.area;
+            cpu.s.gpr = area.gpr;
+            cpu.flags = Flags::from_bits(area.flags);
+            cpu.s.rflags = cpu.s.rflags & !rflags::DF | area.flags & rflags::DF;
+            match area.reason as i32 {
+                reason::LOOK_UP => {
+                    cpu.s.rip = area.rip;
+                    return None;
+                }
+                reason::INTERPRET => {
+                    let site = self.sites[area.site as usize];
+                    cpu.s.rip = site.rip;
+                    return self.step(bus, site.vector);
+                }
+                reason::LINK => {
+                    let number = area.site as u32;
+                    let Kind::Link { target, patch, .. } = self.sites[number as usize].kind else {
+                        return Some(broken("a link exit without a link"));
+                    };
+                    cpu.s.rip = target;
+                    let emptied = self.stats.emptied;
+                    let block = self.find(bus)?;
+                    // The block that jumps may have gone with the whole cache.
+                    if self.stats.emptied == emptied {
+                        let to = &mut self.blocks[block as usize];
+                        to.incoming.push(number);
+                        self.cache.patch(patch, to.host.wrapping_sub(patch + 4) as i32);
+                        self.stats.links += 1;
+                    }
+                    host = self.blocks[block as usize].host;
+                }
+                reason::MISS => {
+                    let site = self.sites[area.site as usize];
+                    let linear = area.detail;
+                    let Kind::Access { access, size, retry } = site.kind else {
+                        return Some(broken("a miss exit without an access"));
+                    };
+                    cpu.s.rip = site.rip;
+                    if !self.fill(bus, linear, access, size) {
+                        self.stats.slow_accesses += 1;
+                        return self.step(bus, site.vector);
+                    }
+                    host = retry;
+                }
+                reason::FAULT => {
+                    let at = area.detail;
+                    self.stats.faults += 1;
+                    let found = self.blocks.iter().rev().find(|b| {
+                        at.wrapping_sub(b.host) < u64::from(b.size)
+                    });
+                    let Some(block) = found else {
+                        return Some(broken("a host fault outside any block"));
+                    };
+                    self.interp.cpu().s.rip = block.rip_of(at);
+                    return self.step(bus, true);
+                }
+                other => return Some(broken(&format!("exit reason {other}"))),
+            }
+        }
+    }
+
+    /// Fills the software TLB for an access; false if it is not plain RAM inside one page.
+    fn fill(&mut self, bus: &mut dyn Bus, linear: u64, access: Access, size: u8) -> bool {
+        if linear & 0xfff > 0x1000 - u64::from(size) || !x86::mmu::is_canonical(linear) {
+            return false;
+        }
+        let mut x = Exec { cpu: self.interp.cpu(), bus };
+        let view = view(&x);
+        let cr2 = x.s.cr2;
+        let Ok(Place::Ram(at)) = x.locate(linear, access, Rights::Program) else {
+            // The interpreter meets the fault again and delivers it.
+            x.s.cr2 = cr2;
+            return false;
+        };
+        if access == Access::Write && self.memory.holds_code(at) || x.is_watched_page(linear) {
+            return false;
+        }
+        let host = self.memory.base() as u64 + (at.0 & !0xfff);
+        let entry = TlbEntry { negated_page: (linear & !0xfff).wrapping_neg(), host };
+        let slot = (linear >> 12) as usize % TLB_ENTRIES;
+        let tables = &mut self.area.tables[view as usize];
+        match access {
+            Access::Write => tables.write[slot] = entry,
+            _ => tables.read[slot] = entry,
+        }
+        self.stats.fills += 1;
+        true
+    }
+}
+
+fn broken(what: &str) -> Stop {
+    Stop::Broken(format!("translator: {what}"))
+}
+
+fn words(key: &Key) -> [u64; 3] {
+    [key.at.0, key.rip, key.mode]
+}
+
+/// With whose rights the program accesses data now.
+fn view(x: &Exec<'_>) -> View {
+    let s = &x.s;
+    if s.cpl == 3 {
+        View::User
+    } else if s.cr4 & cr4::SMAP != 0 && s.rflags & rflags::AC != 0 {
+        View::KernelUser
+    } else {
+        View::Kernel
+    }
+}
+
+/// True if the host has a feature that copied instructions need.
+fn native(feature: CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    use std::is_x86_feature_detected as has;
+    match feature {
+        F::INTEL8086
+        | F::INTEL186
+        | F::INTEL286
+        | F::INTEL386
+        | F::INTEL486
+        | F::X64
+        | F::CMOV
+        | F::CX8
+        | F::FPU
+        | F::FPU287
+        | F::FPU387
+        | F::MMX
+        | F::SSE
+        | F::SSE2
+        | F::MULTIBYTENOP
+        | F::PAUSE => true,
+        F::CMPXCHG16B => has!("cmpxchg16b"),
+        F::SSE3 => has!("sse3"),
+        F::SSSE3 => has!("ssse3"),
+        F::SSE4_1 => has!("sse4.1"),
+        F::SSE4_2 => has!("sse4.2"),
+        F::POPCNT => has!("popcnt"),
+        F::LZCNT => has!("lzcnt"),
+        F::MOVBE => has!("movbe"),
+        F::BMI1 => has!("bmi1"),
+        F::BMI2 => has!("bmi2"),
+        F::ADX => has!("adx"),
+        F::AES => has!("aes"),
+        F::PCLMULQDQ => has!("pclmulqdq"),
+        F::SHA => has!("sha"),
+        F::AVX => has!("avx"),
+        F::AVX2 => has!("avx2"),
+        F::FMA => has!("fma"),
+        F::F16C => has!("f16c"),
+        _ => false,
+    }
+}
+
+impl Vcpu for BtVcpu {
+    fn run(&mut self, bus: &mut dyn Bus, _budget: u64) -> Stop {
+        signal::prepare_thread(signal::Code {
+            range: self.cache.range(),
+            resume: self.fault_exit,
+        });
+        signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
+        let stop = self.dispatch(bus);
+        // Whoever runs next on this thread must not find the guest's registers in the host's.
+        self.bring_vector_in();
+        stop
+    }
+
+    fn state(&self) -> CpuState {
+        self.interp.state()
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), StateError> {
+        self.interp.set_state(state)
+    }
+
+    fn counters(&self) -> Counters {
+        self.interp.counters()
+    }
+
+    fn trace_instructions(&mut self, on: bool) -> bool {
+        !on
+    }
+}
