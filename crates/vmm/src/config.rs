@@ -81,7 +81,13 @@ impl EngineChoice {
                 "the interpreter is the only engine of this build",
             )),
             EngineChoice::Interp => Ok((Box::new(Interpreter), "asked for")),
-            EngineChoice::Bt => missing("bt"),
+            EngineChoice::Bt => match bt::Translation::new() {
+                Ok(engine) => Ok((Box::new(engine), "asked for")),
+                Err(why) => Err(UserError::new(
+                    format_args!("--engine bt: {why}"),
+                    "use --engine interp",
+                )),
+            },
             EngineChoice::Kvm => missing("kvm"),
         }
     }
