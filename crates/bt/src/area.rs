@@ -103,15 +103,19 @@ pub struct Area {
 impl Area {
     /// Displacement of the read table of a view.
     pub const fn read_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, read)) as i32
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, read))
+            as i32
     }
     /// Displacement of the write table of a view.
     pub const fn write_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, write)) as i32
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, write))
+            as i32
     }
     /// Displacement of the branch table of a view.
     pub const fn branch_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, branch)) as i32
+        (offset_of!(Area, tables)
+            + view as usize * size_of::<Tables>()
+            + offset_of!(Tables, branch)) as i32
     }
     /// Displacement of a general register's home.
     pub const fn home(n: u8) -> i32 {
@@ -135,7 +139,10 @@ impl Area {
 }
 
 impl TlbEntry {
-    const ZERO: TlbEntry = TlbEntry { negated_page: 0, host: 0 };
+    const ZERO: TlbEntry = TlbEntry {
+        negated_page: 0,
+        host: 0,
+    };
 }
 
 impl Tables {
@@ -150,7 +157,10 @@ impl Tables {
 
     /// Empties the branch table; the same idea.
     pub fn flush_branches(&mut self) {
-        self.branch.fill(BranchEntry { negated_rip: 0, host: 0 });
+        self.branch.fill(BranchEntry {
+            negated_rip: 0,
+            host: 0,
+        });
         self.branch[0].negated_rip = 1u64.wrapping_neg();
     }
 
@@ -159,7 +169,10 @@ impl Tables {
         let slot = (linear >> 12) as usize % TLB_ENTRIES;
         for table in [&mut self.read, &mut self.write] {
             let other = ((slot as u64) ^ 1) << 12;
-            table[slot] = TlbEntry { negated_page: other.wrapping_neg(), host: 0 };
+            table[slot] = TlbEntry {
+                negated_page: other.wrapping_neg(),
+                host: 0,
+            };
         }
     }
 }

@@ -20,9 +20,8 @@ unsafe impl Send for CodeCache {}
 impl CodeCache {
     /// Maps a cache; the pages are taken from the host as they are used.
     pub fn new(size: usize) -> Result<CodeCache, String> {
-        let failed = |what: &str| {
-            format!("code cache: {what}: {}", std::io::Error::last_os_error())
-        };
+        let failed =
+            |what: &str| format!("code cache: {what}: {}", std::io::Error::last_os_error());
         // SAFETY: plain system calls; each result is checked, and both mappings are new.
         unsafe {
             let name = c"moinho-bt".as_ptr();
@@ -37,19 +36,31 @@ impl CodeCache {
             }
             let sized = libc::ftruncate(fd, size as libc::off_t) == 0;
             let map = |protection| {
-                libc::mmap(core::ptr::null_mut(), size, protection, libc::MAP_SHARED, fd, 0)
+                libc::mmap(
+                    core::ptr::null_mut(),
+                    size,
+                    protection,
+                    libc::MAP_SHARED,
+                    fd,
+                    0,
+                )
             };
             let writable = map(libc::PROT_READ | libc::PROT_WRITE);
             let executable = map(libc::PROT_READ | libc::PROT_EXEC);
             let error = failed("mmap");
             libc::close(fd);
             let good = |p: *mut libc::c_void| {
-                (p != libc::MAP_FAILED).then(|| NonNull::new(p.cast::<u8>())).flatten()
+                (p != libc::MAP_FAILED)
+                    .then(|| NonNull::new(p.cast::<u8>()))
+                    .flatten()
             };
             match (sized, good(writable), good(executable)) {
-                (true, Some(writable), Some(executable)) => {
-                    Ok(CodeCache { writable, executable, size, used: 0 })
-                }
+                (true, Some(writable), Some(executable)) => Ok(CodeCache {
+                    writable,
+                    executable,
+                    size,
+                    used: 0,
+                }),
                 (_, w, x) => {
                     for mapped in [w, x].into_iter().flatten() {
                         libc::munmap(mapped.as_ptr().cast(), size);
@@ -97,15 +108,27 @@ impl CodeCache {
     /// processor's thread executes the code, and it is not in it now.
     pub fn patch(&mut self, host: u64, value: i32) {
         let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
-        assert!(at <= self.used.wrapping_sub(4), "patch outside the code cache");
+        assert!(
+            at <= self.used.wrapping_sub(4),
+            "patch outside the code cache"
+        );
         // SAFETY: inside the writable mapping, as just checked.
-        unsafe { self.writable.as_ptr().add(at).cast::<i32>().write_unaligned(value) };
+        unsafe {
+            self.writable
+                .as_ptr()
+                .add(at)
+                .cast::<i32>()
+                .write_unaligned(value)
+        };
     }
 
     /// The bytes at a host address, for the listing.
     pub fn bytes(&self, host: u64, len: usize) -> &[u8] {
         let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
-        assert!(at <= self.used && len <= self.used - at, "listing outside the code cache");
+        assert!(
+            at <= self.used && len <= self.used - at,
+            "listing outside the code cache"
+        );
         // SAFETY: inside the mapping, as just checked; the borrow keeps writers out.
         unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), len) }
     }

@@ -28,23 +28,48 @@ pub struct Mem {
 impl Mem {
     /// `gs:[disp]`.
     pub const fn gs(disp: i32) -> Mem {
-        Mem { base: None, index: None, disp, gs: true }
+        Mem {
+            base: None,
+            index: None,
+            disp,
+            gs: true,
+        }
     }
     /// `gs:[index * 8 + disp]`.
     pub const fn gs_index8(index: u8, disp: i32) -> Mem {
-        Mem { base: None, index: Some((index, 3)), disp, gs: true }
+        Mem {
+            base: None,
+            index: Some((index, 3)),
+            disp,
+            gs: true,
+        }
     }
     /// `gs:[base + disp]`.
     pub const fn gs_base(base: u8, disp: i32) -> Mem {
-        Mem { base: Some(base), index: None, disp, gs: true }
+        Mem {
+            base: Some(base),
+            index: None,
+            disp,
+            gs: true,
+        }
     }
     /// `[base + disp]`.
     pub const fn base(base: u8, disp: i32) -> Mem {
-        Mem { base: Some(base), index: None, disp, gs: false }
+        Mem {
+            base: Some(base),
+            index: None,
+            disp,
+            gs: false,
+        }
     }
     /// `[base + index]`.
     pub const fn sum(base: u8, index: u8) -> Mem {
-        Mem { base: Some(base), index: Some((index, 0)), disp: 0, gs: false }
+        Mem {
+            base: Some(base),
+            index: Some((index, 0)),
+            disp: 0,
+            gs: false,
+        }
     }
 }
 
@@ -69,7 +94,10 @@ pub struct Asm {
 impl Asm {
     /// An empty block at `origin`.
     pub fn new(origin: u64) -> Asm {
-        Asm { bytes: Vec::with_capacity(2048), origin }
+        Asm {
+            bytes: Vec::with_capacity(2048),
+            origin,
+        }
     }
     /// Host address of the next byte.
     pub fn here(&self) -> u64 {
@@ -113,7 +141,8 @@ impl Asm {
             -128..=127 => (0x40, 1),
             _ => (0x80, 4),
         };
-        self.bytes.push(mode | reg | if needs_sib { 4 } else { base & 7 });
+        self.bytes
+            .push(mode | reg | if needs_sib { 4 } else { base & 7 });
         if needs_sib {
             self.bytes.push(scale << 6 | index << 3 | base & 7);
         }
@@ -187,13 +216,24 @@ impl Asm {
 
     /// `mov to, from`, 64 bits.
     pub fn mov(&mut self, to: u8, from: u8) {
-        self.put(&[0x48 | (from >> 3) << 2 | to >> 3, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
+        self.put(&[
+            0x48 | (from >> 3) << 2 | to >> 3,
+            0x89,
+            0xc0 | (from & 7) << 3 | to & 7,
+        ]);
     }
 
     /// `rorx to, from, count`: no flags.
     pub fn rorx(&mut self, to: u8, from: u8, count: u8) {
         let byte1 = (!(to >> 3) & 1) << 7 | 0x40 | (!(from >> 3) & 1) << 5 | 3;
-        self.put(&[0xc4, byte1, 0xfb, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+        self.put(&[
+            0xc4,
+            byte1,
+            0xfb,
+            0xf0,
+            0xc0 | (to & 7) << 3 | from & 7,
+            count,
+        ]);
     }
 
     /// `pext to, from, gs:[disp]`: no flags.
@@ -285,27 +325,63 @@ mod tests {
         for (bytes, expected) in [
             (text(|a| a.load(R10, Mem::gs(0x50))), "mov r10,gs:[50h];"),
             (text(|a| a.store(Mem::gs(0x8), RCX)), "mov gs:[8],rcx;"),
-            (text(|a| a.load(R10, Mem::gs_base(R10, 0x1234))), "mov r10,gs:[r10+1234h];"),
-            (text(|a| a.load(RCX, Mem::gs_index8(R10, 0x40))), "mov rcx,gs:[r10*8+40h];"),
+            (
+                text(|a| a.load(R10, Mem::gs_base(R10, 0x1234))),
+                "mov r10,gs:[r10+1234h];",
+            ),
+            (
+                text(|a| a.load(RCX, Mem::gs_index8(R10, 0x40))),
+                "mov rcx,gs:[r10*8+40h];",
+            ),
             (text(|a| a.lea(R11, Mem::base(RSP, -8))), "lea r11,[rsp-8];"),
             (text(|a| a.lea(R11, Mem::base(5, 0))), "lea r11,[rbp];"),
             (text(|a| a.lea(R11, Mem::base(13, 0))), "lea r11,[r13];"),
             (text(|a| a.lea(R11, Mem::sum(12, 13))), "lea r11,[r12+r13];"),
-            (text(|a| a.store_sized(Mem::sum(R10, R11), 0, 2)), "mov [r10+r11],ax;"),
+            (
+                text(|a| a.store_sized(Mem::sum(R10, R11), 0, 2)),
+                "mov [r10+r11],ax;",
+            ),
             (text(|a| a.rorx(R10, R11, 8)), "rorx r10,r11,8;"),
-            (text(|a| a.pext_gs(R10, R11, 0x90)), "pext r10,r11,gs:[90h];"),
-            (text(|a| a.pext_gs(RCX, RCX, 0x90)), "pext rcx,rcx,gs:[90h];"),
+            (
+                text(|a| a.pext_gs(R10, R11, 0x90)),
+                "pext r10,r11,gs:[90h];",
+            ),
+            (
+                text(|a| a.pext_gs(RCX, RCX, 0x90)),
+                "pext rcx,rcx,gs:[90h];",
+            ),
             (text(|a| a.and_imm32(R10, 0x3ff0)), "and r10d,3FF0h;"),
             (text(|a| a.cmp_imm(R11, 0xff8)), "cmp r11,0FF8h;"),
-            (text(|a| a.add_mem(R11, Mem::gs_base(R10, 0x100))), "add r11,gs:[r10+100h];"),
-            (text(|a| a.mov_imm(R11, 0xffff_ffff_8100_0000)), "mov r11,0FFFFFFFF81000000h;"),
-            (text(|a| a.mov_imm(R11, 0x7fff_1234_5678)), "mov r11,7FFF12345678h;"),
+            (
+                text(|a| a.add_mem(R11, Mem::gs_base(R10, 0x100))),
+                "add r11,gs:[r10+100h];",
+            ),
+            (
+                text(|a| a.mov_imm(R11, 0xffff_ffff_8100_0000)),
+                "mov r11,0FFFFFFFF81000000h;",
+            ),
+            (
+                text(|a| a.mov_imm(R11, 0x7fff_1234_5678)),
+                "mov r11,7FFF12345678h;",
+            ),
             (text(|a| a.mov(R11, 4)), "mov r11,rsp;"),
-            (text(|a| a.jmp_mem(Mem::gs_index8(R10, 8))), "jmp qword ptr gs:[r10*8+8];"),
-            (text(|a| a.test_mem32(Mem::gs(0x70), R10)), "test gs:[70h],r10d;"),
-            (text(|a| a.jmp_to(0x2000)), "jmp near ptr 0000000000002000h;"),
+            (
+                text(|a| a.jmp_mem(Mem::gs_index8(R10, 8))),
+                "jmp qword ptr gs:[r10*8+8];",
+            ),
+            (
+                text(|a| a.test_mem32(Mem::gs(0x70), R10)),
+                "test gs:[70h],r10d;",
+            ),
+            (
+                text(|a| a.jmp_to(0x2000)),
+                "jmp near ptr 0000000000002000h;",
+            ),
         ] {
-            assert_eq!(bytes.replace("near ptr ", "").replace(' ', ""), expected.replace("near ptr ", "").replace(' ', ""));
+            assert_eq!(
+                bytes.replace("near ptr ", "").replace(' ', ""),
+                expected.replace("near ptr ", "").replace(' ', "")
+            );
         }
     }
 }

@@ -162,7 +162,12 @@ impl Translator {
     /// A translator whose code leaves by `exits`; `native` says which features the host has.
     pub fn new(exits: Exits, native: Box<dyn Fn(CpuidFeature) -> bool + Send>) -> Self {
         let encoder = Encoder::new(64);
-        Translator { exits, info: InstructionInfoFactory::new(), encoder, native }
+        Translator {
+            exits,
+            info: InstructionInfoFactory::new(),
+            encoder,
+            native,
+        }
     }
 
     /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
@@ -220,11 +225,19 @@ impl Translator {
         }
         block.slow_paths();
         let Building { asm, sites, .. } = block;
-        Some(Output { code: asm.bytes, sites, map, count, guest_size })
+        Some(Output {
+            code: asm.bytes,
+            sites,
+            map,
+            count,
+            guest_size,
+        })
     }
 
     fn class(&self, x: &Exec<'_>, i: &Instruction) -> Class {
-        let Some(row) = table::row(i.code()) else { return Class::Interpret };
+        let Some(row) = table::row(i.code()) else {
+            return Class::Interpret;
+        };
         let handler = x86::insn::handler(x, i);
         if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
             return Class::Interpret;
@@ -256,9 +269,18 @@ impl Translator {
             Code::Pop_r64 => return Class::Pop,
             Code::Leaveq => return Class::Leave,
             Code::Pause => return Class::Plain,
-            Code::Bt_rm16_r16 | Code::Bt_rm32_r32 | Code::Bt_rm64_r64 | Code::Bts_rm16_r16
-            | Code::Bts_rm32_r32 | Code::Bts_rm64_r64 | Code::Btr_rm16_r16 | Code::Btr_rm32_r32
-            | Code::Btr_rm64_r64 | Code::Btc_rm16_r16 | Code::Btc_rm32_r32 | Code::Btc_rm64_r64
+            Code::Bt_rm16_r16
+            | Code::Bt_rm32_r32
+            | Code::Bt_rm64_r64
+            | Code::Bts_rm16_r16
+            | Code::Bts_rm32_r32
+            | Code::Bts_rm64_r64
+            | Code::Btr_rm16_r16
+            | Code::Btr_rm32_r32
+            | Code::Btr_rm64_r64
+            | Code::Btc_rm16_r16
+            | Code::Btc_rm32_r32
+            | Code::Btc_rm64_r64
                 if i.op0_kind() == OpKind::Memory =>
             {
                 return Class::Interpret;
@@ -444,7 +466,11 @@ fn r10_like(r: Register) -> Register {
 impl Building<'_, '_> {
     fn site(&mut self, kind: Kind) -> u32 {
         let number = self.source.first_site + self.sites.len() as u32;
-        self.sites.push(Site { rip: self.rip, kind, vector: self.vector });
+        self.sites.push(Site {
+            rip: self.rip,
+            kind,
+            vector: self.vector,
+        });
         number
     }
 
@@ -517,7 +543,11 @@ impl Building<'_, '_> {
             }
             Class::Return => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 8);
-                let drop = if i.op_count() == 1 { i32::from(i.immediate16()) } else { 0 };
+                let drop = if i.op_count() == 1 {
+                    i32::from(i.immediate16())
+                } else {
+                    0
+                };
                 self.asm.load(R11, Mem::sum(R10, R11));
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
                 self.indirect();
@@ -534,7 +564,9 @@ impl Building<'_, '_> {
             if i.op_kind(k) != OpKind::Register {
                 continue;
             }
-            let Some(n) = stolen(i.op_register(k)) else { continue };
+            let Some(n) = stolen(i.op_register(k)) else {
+                continue;
+            };
             let access = self.t.info.info(i).op_access(k);
             let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
             match found.iter_mut().find(|f| f.0 == n) {
@@ -563,10 +595,16 @@ impl Building<'_, '_> {
     fn address(&mut self, i: &Instruction, segment: bool) {
         let (base, index) = (i.memory_base(), i.memory_index());
         let disp = i.memory_displacement64();
-        let short = base.is_gpr32() || index.is_gpr32() || base == Register::EIP
-            || base == Register::None && index == Register::None && i.memory_displ_size() == 4
-                && disp >> 32 == 0 && (disp as i32) < 0;
-        if base == Register::RIP || base == Register::EIP
+        let short = base.is_gpr32()
+            || index.is_gpr32()
+            || base == Register::EIP
+            || base == Register::None
+                && index == Register::None
+                && i.memory_displ_size() == 4
+                && disp >> 32 == 0
+                && (disp as i32) < 0;
+        if base == Register::RIP
+            || base == Register::EIP
             || base == Register::None && index == Register::None
         {
             self.asm.mov_imm(R11, disp);
@@ -580,10 +618,14 @@ impl Building<'_, '_> {
                 gpr_number(r)
             };
             let base = place(base, R11);
-            let index = place(index, R10).map(|r| {
-                (r, i.memory_index_scale().trailing_zeros() as u8)
-            });
-            let mem = Mem { base, index, disp: disp as i32, gs: false };
+            let index =
+                place(index, R10).map(|r| (r, i.memory_index_scale().trailing_zeros() as u8));
+            let mem = Mem {
+                base,
+                index,
+                disp: disp as i32,
+                gs: false,
+            };
             if short {
                 self.asm.lea32(R11, mem);
             } else {
@@ -614,7 +656,11 @@ impl Building<'_, '_> {
         };
         let retry = self.asm.here();
         self.emit_address(&address);
-        let site = self.site(Kind::Access { access, size, retry });
+        let site = self.site(Kind::Access {
+            access,
+            size,
+            retry,
+        });
         if !self.live {
             self.asm.rorx(R10, R11, 8);
             self.asm.and_imm32(R10, 0x3ff0);
@@ -622,7 +668,12 @@ impl Building<'_, '_> {
             self.asm.cmp_imm(R11, 4096 - i32::from(size));
             let slow = self.asm.jcc(7); // above
             self.asm.load(R10, Mem::gs_base(R10, table + 8));
-            self.slow.push(Slow { holes: vec![slow], restore: false, site, address });
+            self.slow.push(Slow {
+                holes: vec![slow],
+                restore: false,
+                site,
+                address,
+            });
             return;
         }
         // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
@@ -638,7 +689,12 @@ impl Building<'_, '_> {
         self.asm.bind(hit);
         self.asm.load(RCX, field::spill);
         self.asm.load(R10, Mem::gs_index8(R10, table + 8));
-        self.slow.push(Slow { holes: vec![slow], restore: true, site, address });
+        self.slow.push(Slow {
+            holes: vec![slow],
+            restore: true,
+            site,
+            address,
+        });
     }
 
     fn slow_paths(&mut self) {
@@ -661,7 +717,9 @@ impl Building<'_, '_> {
         let size = i.memory_size().size();
         let access = {
             let info = self.t.info.info(i);
-            let [one] = info.used_memory() else { return self.interpret() };
+            let [one] = info.used_memory() else {
+                return self.interpret();
+            };
             match one.access() {
                 OpAccess::Read | OpAccess::CondRead => Access::Read,
                 OpAccess::Write
@@ -724,7 +782,9 @@ impl Building<'_, '_> {
             self.asm.raw(bytes);
             return false;
         }
-        let Some(number) = gpr_number(to) else { return self.interpret() };
+        let Some(number) = gpr_number(to) else {
+            return self.interpret();
+        };
         self.address(i, false);
         let register = if stolen(to).is_some() { R11 } else { number };
         if to.is_gpr32() {
@@ -841,7 +901,11 @@ impl Building<'_, '_> {
         let (Hole::Near(at) | Hole::Short(at)) = hole;
         let patch = self.asm.origin + at as u64;
         let unlinked = self.asm.here().wrapping_sub(patch + 4) as i32;
-        let site = self.site(Kind::Link { target, patch, unlinked });
+        let site = self.site(Kind::Link {
+            target,
+            patch,
+            unlinked,
+        });
         self.asm.bind(hole);
         self.asm.mov_imm(R10, site.into());
         let exit = self.t.exits.link;

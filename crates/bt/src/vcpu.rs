@@ -2,7 +2,7 @@
 //! for. The interpreter's processor holds the state between entries and does every instruction
 //! that is not translated.
 
-use crate::area::{Area, BranchEntry, TLB_ENTRIES, BRANCH_ENTRIES, TlbEntry, View};
+use crate::area::{Area, BRANCH_ENTRIES, BranchEntry, TLB_ENTRIES, TlbEntry, View};
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
 use crate::entry::{self, FxImage};
@@ -81,13 +81,17 @@ impl Translation {
                 ));
             }
         }
-        Ok(Translation { peers: Mutex::default() })
+        Ok(Translation {
+            peers: Mutex::default(),
+        })
     }
 
     fn peers(&self, memory: &Arc<GuestMemory>) -> Arc<Peers> {
         let mut all = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|(m, _)| m.strong_count() > 0);
-        let known = all.iter().find(|(m, _)| std::ptr::eq(m.as_ptr(), Arc::as_ptr(memory)));
+        let known = all
+            .iter()
+            .find(|(m, _)| std::ptr::eq(m.as_ptr(), Arc::as_ptr(memory)));
         if let Some((_, peers)) = known {
             return peers.clone();
         }
@@ -183,7 +187,11 @@ impl BtVcpu {
             inside: AtomicBool::new(false),
             seen: AtomicU64::new(0),
         });
-        peers.members.lock().unwrap_or_else(PoisonError::into_inner).push(me.clone());
+        peers
+            .members
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(me.clone());
         let mut area = Area::new();
         area.pins = std::ptr::from_ref(signals.word()) as u64;
         Ok(BtVcpu {
@@ -249,9 +257,8 @@ impl BtVcpu {
         self.area.mxcsr[0] = s.mxcsr;
         let top = usize::from(s.x87.status >> 11 & 7);
         let image = &mut self.image.0;
-        image[0] = u64::from(s.x87.control)
-            | u64::from(s.x87.status) << 16
-            | u64::from(s.x87.valid) << 32;
+        image[0] =
+            u64::from(s.x87.control) | u64::from(s.x87.status) << 16 | u64::from(s.x87.valid) << 32;
         image[1] = 0;
         image[2] = 0;
         for n in 0..8 {
@@ -406,7 +413,10 @@ impl BtVcpu {
         let key = words(&block.key);
         for site in std::mem::take(&mut block.incoming) {
             // Back to the exit that asks to be linked, which follows the site's own block.
-            if let Kind::Link { patch, unlinked, .. } = self.sites[site as usize].kind {
+            if let Kind::Link {
+                patch, unlinked, ..
+            } = self.sites[site as usize].kind
+            {
                 self.cache.patch(patch, unlinked);
             }
         }
@@ -428,20 +438,29 @@ impl BtVcpu {
     /// The block at RIP; `None` if the interpreter must deal with what is there.
     fn find(&mut self, bus: &mut dyn Bus) -> Option<u32> {
         self.stats.lookups += 1;
-        let mut x = Exec { cpu: self.interp.cpu(), bus };
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
         let (linear, place) = x.fetch_place().ok()?;
         let Place::Ram(at) = place else { return None };
         let view = view(&x);
         let mode = u64::from(x.mode_key()) | (view as u64) << 32;
-        let key = Key { at, rip: linear, mode };
+        let key = Key {
+            at,
+            rip: linear,
+            mode,
+        };
         let number = match self.by_key.get(&words(&key)) {
             Some(&number) => number,
             None => self.translate(bus, key, view)?,
         };
         let host = self.blocks[number as usize].host;
         let slot = linear as usize % BRANCH_ENTRIES;
-        self.area.tables[view as usize].branch[slot] =
-            BranchEntry { negated_rip: linear.wrapping_neg(), host };
+        self.area.tables[view as usize].branch[slot] = BranchEntry {
+            negated_rip: linear.wrapping_neg(),
+            host,
+        };
         Some(number)
     }
 
@@ -465,7 +484,10 @@ impl BtVcpu {
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
             };
-            let x = Exec { cpu: self.interp.cpu(), bus: &mut *bus };
+            let x = Exec {
+                cpu: self.interp.cpu(),
+                bus: &mut *bus,
+            };
             let output = self.translator.block(&x, &source)?;
             if !self.cache.append(&output.code) {
                 self.empty_cache();
@@ -499,8 +521,12 @@ impl BtVcpu {
         let mark = self.peers.marks.fetch_add(1, Ordering::SeqCst) + 1;
         self.empty_write_tables();
         self.me.seen.store(mark, Ordering::SeqCst);
-        let members =
-            self.peers.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let members = self
+            .peers
+            .members
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         for peer in members.iter().filter(|p| !Arc::ptr_eq(p, &self.me)) {
             while peer.inside.load(Ordering::SeqCst) && peer.seen.load(Ordering::SeqCst) < mark {
                 peer.signals.raise(Signals::ENGINE);
@@ -557,7 +583,8 @@ impl BtVcpu {
                     if self.stats.emptied == emptied {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
-                        self.cache.patch(patch, to.host.wrapping_sub(patch + 4) as i32);
+                        self.cache
+                            .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
                         self.stats.links += 1;
                     }
                     host = self.blocks[block as usize].host;
@@ -565,7 +592,12 @@ impl BtVcpu {
                 reason::MISS => {
                     let site = self.sites[area.site as usize];
                     let linear = area.detail;
-                    let Kind::Access { access, size, retry } = site.kind else {
+                    let Kind::Access {
+                        access,
+                        size,
+                        retry,
+                    } = site.kind
+                    else {
                         return Some(broken("a miss exit without an access"));
                     };
                     cpu.s.rip = site.rip;
@@ -578,9 +610,11 @@ impl BtVcpu {
                 reason::FAULT => {
                     let at = area.detail;
                     self.stats.faults += 1;
-                    let found = self.blocks.iter().rev().find(|b| {
-                        at.wrapping_sub(b.host) < u64::from(b.size)
-                    });
+                    let found = self
+                        .blocks
+                        .iter()
+                        .rev()
+                        .find(|b| at.wrapping_sub(b.host) < u64::from(b.size));
                     let Some(block) = found else {
                         return Some(broken("a host fault outside any block"));
                     };
@@ -597,7 +631,10 @@ impl BtVcpu {
         if linear & 0xfff > 0x1000 - u64::from(size) || !x86::mmu::is_canonical(linear) {
             return false;
         }
-        let mut x = Exec { cpu: self.interp.cpu(), bus };
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
         let view = view(&x);
         let cr2 = x.s.cr2;
         let Ok(Place::Ram(at)) = x.locate(linear, access, Rights::Program) else {
@@ -609,7 +646,10 @@ impl BtVcpu {
             return false;
         }
         let host = self.memory.base() as u64 + (at.0 & !0xfff);
-        let entry = TlbEntry { negated_page: (linear & !0xfff).wrapping_neg(), host };
+        let entry = TlbEntry {
+            negated_page: (linear & !0xfff).wrapping_neg(),
+            host,
+        };
         let slot = (linear >> 12) as usize % TLB_ENTRIES;
         let tables = &mut self.area.tables[view as usize];
         match access {

@@ -242,7 +242,10 @@ impl Exec<'_> {
         let linear = self.fetch_linear()?;
         match self.tlb.hit(Access::Execute, linear, 1) {
             Some(at) => Ok((linear, Place::Ram(at))),
-            None => Ok((linear, self.locate(linear, Access::Execute, Rights::Program)?)),
+            None => Ok((
+                linear,
+                self.locate(linear, Access::Execute, Rights::Program)?,
+            )),
         }
     }
 

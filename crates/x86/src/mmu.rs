@@ -151,7 +151,10 @@ impl Tlb {
 
     /// See [`History`].
     pub fn history(&self) -> History {
-        History { large: self.large, ..self.history }
+        History {
+            large: self.large,
+            ..self.history
+        }
     }
 
     fn enter(&mut self, space: u64) {
