@@ -9,6 +9,16 @@
 //! memory operands are aligned, what lies above the result stays), `vex_…` the VEX form with `Q`
 //! quadwords (what lies above is cleared).
 
+/// The table of a file below: legacy rows, then VEX rows.
+macro_rules! rows {
+    (sse { $($code:ident $run:expr;)* } avx { $($vcode:ident $vrun:expr;)* }) => {
+        &[
+            $(Row::new(Code::$code, $run).unit(Unit::Sse),)*
+            $(Row::new(Code::$vcode, $vrun).unit(Unit::Avx),)*
+        ]
+    };
+}
+
 pub(crate) mod arithmetic;
 pub(crate) mod compare;
 pub(crate) mod convert;

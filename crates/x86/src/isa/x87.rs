@@ -13,6 +13,13 @@
 //! Departure: with CR0.NE clear FERR# is raised by the waiting instruction, as the P6 family does
 //! for most instructions, never earlier.
 
+/// The table of a file below.
+macro_rules! rows {
+    ($($code:ident $run:expr;)*) => {
+        &[$(Row::new(Code::$code, $run).unit(Unit::X87)),*]
+    };
+}
+
 pub(crate) mod arithmetic;
 pub(crate) mod compare;
 pub(crate) mod control;

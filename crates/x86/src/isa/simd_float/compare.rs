@@ -67,15 +67,6 @@ fn flags<T: Element>(x: &mut Exec<'_>, i: &Insn, signal: Signal) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    (sse { $($code:ident $run:expr;)* } avx { $($vcode:ident $vrun:expr;)* }) => {
-        &[
-            $(Row::new(Code::$code, $run).unit(Unit::Sse),)*
-            $(Row::new(Code::$vcode, $vrun).unit(Unit::Avx),)*
-        ]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     sse {
         Cmpps_xmm_xmmm128_imm8 sse_packed::<u32>;

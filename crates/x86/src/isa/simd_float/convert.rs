@@ -307,15 +307,6 @@ fn to_half<const Q: usize>(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    (sse { $($code:ident $run:expr;)* } avx { $($vcode:ident $vrun:expr;)* }) => {
-        &[
-            $(Row::new(Code::$code, $run).unit(Unit::Sse),)*
-            $(Row::new(Code::$vcode, $vrun).unit(Unit::Avx),)*
-        ]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     sse {
         Cvtdq2ps_xmm_xmmm128 |x, i| sse_same(x, i, from_32::<u32>);

@@ -95,15 +95,6 @@ fn vex_scalar(x: &mut Exec<'_>, i: &Insn, f: fn(u32) -> u32) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    (sse { $($code:ident $run:expr;)* } avx { $($vcode:ident $vrun:expr;)* }) => {
-        &[
-            $(Row::new(Code::$code, $run).unit(Unit::Sse),)*
-            $(Row::new(Code::$vcode, $vrun).unit(Unit::Avx),)*
-        ]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     sse {
         Rcpps_xmm_xmmm128 |x, i| sse_packed(x, i, reciprocal);

@@ -147,12 +147,6 @@ fn extract(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    ($($code:ident $run:expr;)*) => {
-        &[$(Row::new(Code::$code, $run).unit(Unit::X87)),*]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     Fadd_m32fp m32::<Add>;
     Fmul_m32fp m32::<Mul>;

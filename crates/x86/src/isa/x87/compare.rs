@@ -127,12 +127,6 @@ fn fxam(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    ($($code:ident $run:expr;)*) => {
-        &[$(Row::new(Code::$code, $run).unit(Unit::X87)),*]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     Fcom_m32fp |x, i| memory::<u32, 0>(x, i, Operand::from_f32);
     Fcomp_m32fp |x, i| memory::<u32, 1>(x, i, Operand::from_f32);

@@ -286,12 +286,6 @@ fn nop(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
-macro_rules! rows {
-    ($($code:ident $run:expr;)*) => {
-        &[$(Row::new(Code::$code, $run).unit(Unit::X87)),*]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     Fld_m32fp |x, i| load_float::<u32>(x, i, x87::from_f32);
     Fld_m64fp |x, i| load_float::<u64>(x, i, x87::from_f64);

@@ -88,12 +88,6 @@ fn tan(a: F80, env: &mut Env) -> Option<(F80, F80)> {
     Some((r, if is_nan { r } else { F80::ONE }))
 }
 
-macro_rules! rows {
-    ($($code:ident $run:expr;)*) => {
-        &[$(Row::new(Code::$code, $run).unit(Unit::X87)),*]
-    };
-}
-
 pub(crate) const ROWS: &[Row] = rows! {
     F2xm1 f2xm1;
     Fyl2x |x, i| binary(x, i, x87::yl2x);
