@@ -1,6 +1,6 @@
-# about: a call gate to conforming code keeps the ring: CS gets the gate's selector with RPL = CPL, and no stack is switched; a ring 0 stack that is not present is #SS
+# about: a call gate to conforming code keeps the ring: CS gets the gate's selector with RPL = CPL, and no stack is switched; a ring 0 stack that is not present is #SS; a bad segment in a new task is its #TS at its first instruction
 # kind: pvh32
-# reference: differs (TCG 7.2 enters conforming code by a call gate with CPL = DPL, and says #TS where it should be #SS)
+# reference: differs (TCG 7.2 enters conforming code by a call gate with CPL = DPL, and says #TS where it should be #SS, lets ring 3 enter v86 mode, and reports the old task's EIP with a new task's #TS)
     .include "lib.inc"
     program_pvh32
     load_tss
@@ -32,7 +32,37 @@ resumed:
     expect "dword ptr [ss_eip]", "offset at_int"
     mov dword ptr [tss + 8], 0x10
     expect_fault 13, 0, "hlt"
+    # IRETD of ring 3 cannot set VM.
+    enter_ring3
+    push 0x20002
+    push 0x23
+    push offset 1f
+    iretd
+1:  pushfd
+    pop eax
+    and eax, 0x20000
+    expect eax, 0
+    expect_fault 13, 0, "hlt"
+    .set task, 0x91000
+ # A bad data segment in the new TSS: #TS with its selector, in the new task, whose CS:EIP it reports.
+    mov edi, task
+    mov ecx, 0x68
+    xor eax, eax
+    rep stosb
+    mov dword ptr [task + 0x20], offset never
+    mov dword ptr [task + 0x24], 2
+    mov dword ptr [task + 0x38], 0xe000
+    mov dword ptr [task + 0x48], 0x103
+    mov dword ptr [task + 0x4c], 0x08
+    mov dword ptr [task + 0x50], 0x10
+    mov dword ptr [task + 0x54], 0x10
+    descriptor 0x50, task, 0x67, 0x89
+    expect_fault_at 10, 0x100, never, "jmp 0x50, 0"
+    str ax
+    expect ax, 0x50
     done
+never:
+    fail
 on_ss:
     pop dword ptr [ss_error]
     pop dword ptr [ss_eip]

@@ -1,4 +1,4 @@
-# about: task switches with 16-bit TSSs: from 32 to 16 bits and back, layouts, and a switch into v86 mode, ring 3, and to a bad segment (#TS in the new task)
+# about: task switches with 16-bit TSSs: from 32 to 16 bits and back, layouts, and a switch into v86 mode and ring 3
 # kind: pvh32
     .include "lib.inc"
     program_pvh32
@@ -78,24 +78,7 @@ to_old:
     popfd
     iretd                                           # NT: to the back link
     fail
-1:  # A bad data segment in the new TSS: #TS with its selector, in the new task, whose CS:EIP it reports.
-    mov dword ptr [task + 0x20], offset never
-    mov dword ptr [task + 0x24], 2
-    mov dword ptr [task + 0x38], 0xe000
-    mov dword ptr [task + 0x48], 0x103
-    mov dword ptr [task + 0x4c], 0x08
-    mov dword ptr [task + 0x50], 0x10
-    mov dword ptr [task + 0x54], 0x10
-    descriptor 0x50, task, 0x67, 0x89
-    expect_fault_at 10, 0x100, never, "jmp 0x50, 0"
-    str ax
-    expect ax, 0x50
-    # Into v86 mode: VM in the TSS's EFLAGS; INT there comes out to ring 0.
-    mov ax, 0x10
-    mov es, ax
-    mov ax, 0x40
-    descriptor 0x40, tss, 0x67, 0x89
-    ltr ax
+1:    # Into v86 mode: VM in the TSS's EFLAGS; INT there comes out to ring 0.
     descriptor 0x50, task, 0x67, 0x89
     mov dword ptr [0x6000], 0x90cb0b0f              # ud2 at 0x600:0
     mov dword ptr [0x6000], 0x90900b0f
@@ -115,5 +98,3 @@ to_old:
 1:  mov ax, 0x10
     mov ds, ax
     done
-never:
-    fail
