@@ -157,6 +157,23 @@ fn programs(directory: &Path, out: &Path) -> Result<(), String> {
             .unwrap_or("")
             .split_whitespace()
             .collect();
+        let differs = directive(&text, "reference");
+        if differs.is_some_and(|d| !d.starts_with("differs (")) {
+            return Err(format!(
+                "{}: `# reference:` takes `differs (why)`",
+                source.display()
+            ));
+        }
+        let ends = match directive(&text, "expect") {
+            None => "Checks",
+            Some("shutdown") => "Shutdown",
+            Some(_) => {
+                return Err(format!(
+                    "{}: `# expect:` takes `shutdown`",
+                    source.display()
+                ));
+            }
+        };
         let kind = directive(&text, "kind").unwrap_or("");
         let (kind, address, flat) = match kind {
             "real16" => ("Real16", "0x7c00", true),
@@ -172,13 +189,36 @@ fn programs(directory: &Path, out: &Path) -> Result<(), String> {
             out.join(format!("{name}.o")),
             out.join(format!("{name}.img")),
         );
-        assemble(&source, directory, &object).and_then(|()| link(&object, &directory.join("link.ld"), &image, address, flat)).map_err(|reason| {
+        let script = directory.join("link.ld");
+        let built = assemble(&source, directory, &object)
+            .and_then(|()| link(&object, &script, &image, address, flat))
+            .and_then(|()| match flat {
+                true => loader(&image, directory, &script, &out.join(&name)),
+                false => Ok(image.clone()),
+            });
+        let kernel = built.map_err(|reason| {
             format!("guest test program {}:\n{reason}\nIt needs an assembler and a linker for x86-64: gcc and binutils (`apt-get install gcc`), or name yours in CC and LD.", source.display())
         })?;
-        writeln!(table, "    Program {{ name: {name:?}, about: {about:?}, kind: Kind::{kind}, needs: &{needs:?}, image: include_bytes!({image:?}) }},").unwrap();
+        writeln!(table, "    Program {{ name: {name:?}, about: {about:?}, kind: Kind::{kind}, needs: &{needs:?}, reference_differs: {differs:?}, ends: Ends::{ends}, image: include_bytes!({image:?}), kernel: include_bytes!({kernel:?}) }},").unwrap();
     }
     table.push(']');
     fs::write(out.join("programs.rs"), table).map_err(|error| format!("programs.rs: {error}"))
+}
+
+/// A kernel that starts a flat image by PVH: `real16_loader.inc` with the image behind it.
+fn loader(image: &Path, include: &Path, script: &Path, stem: &Path) -> Result<PathBuf, String> {
+    let file = |extension: &str| stem.with_extension(extension);
+    let text = format!(".include \"real16_loader.inc\"\n.incbin {image:?}\nimage_end:\n");
+    fs::write(file("loader.S"), text).map_err(|error| error.to_string())?;
+    assemble(&file("loader.S"), include, &file("loader.o"))?;
+    link(
+        &file("loader.o"),
+        script,
+        &file("kernel"),
+        "0x100000",
+        false,
+    )?;
+    Ok(file("kernel"))
 }
 
 /// The value of a line `# key: value` in the comment at the top of a program.

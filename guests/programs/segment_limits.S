@@ -57,7 +57,7 @@
     mov ax, 0x10
     mov ss, ax
     mov esp, ebx
-    # By a task-independent way: #SS is looked at from ring 3, whose handler has a stack of its own.
+    to_es 0x10
     load_tss
     descriptor 0xa0, 0x200000, 0xfff, 0x40f2
     push 0xa3
@@ -71,21 +71,8 @@ ring3:
     pop ds
     mov ebp, 0xffd
     .macro ss_fault instruction
-    next_check
-    mov dword ptr [fault_resume], offset 1f
-    mov dword ptr [fault_stack], offset stack_top
-2:  \instruction
-    mov dword ptr [fault_resume], 0
-    fail_check "\instruction: no exception"
-1:  cmp dword ptr [fault_vector], 12
-    jne 3f
-    cmp dword ptr [fault_error], 0
-    jne 3f
-    cmp dword ptr [fault_rip], offset 2b
-    je 4f
-3:  call show_exception32
-    fail_check "\instruction: not #SS(0)"
-4:
+    expect_fault 12, 0, "\instruction"
+    mov esp, offset stack_top                       # in ring 0, with a flat stack
     .endm
     ss_fault "mov eax, [ebp]"
     push 0xa3

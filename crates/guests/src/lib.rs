@@ -19,10 +19,14 @@ pub static BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/built_in"
 pub static PROGRAMS: &[Program] = include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
 /// What a test program writes to port [`DEBUG_EXIT_PORT`] when all its checks passed. Any other value is the
-/// number of the check that failed, or [`CODE_UNEXPECTED`].
+/// number of the check that failed, or [`CODE_UNEXPECTED`], or [`CODE_SKIPPED`].
 pub const CODE_SUCCESS: u8 = 0x10;
 /// Written when an exception came that no check expected.
 pub const CODE_UNEXPECTED: u8 = 0x7f;
+/// Written when the processor lacks, by its CPUID, what the program checks.
+pub const CODE_SKIPPED: u8 = 0x7e;
+/// What a program with [`Ends::Shutdown`] prints just before.
+pub const BEFORE_SHUTDOWN: &str = "ends by shutdown";
 /// QEMU's `isa-debug-exit,iobase=0xf4,iosize=4`: the emulator ends with status `2 * value + 1`.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 /// Where a [`Kind::Real16`] image is loaded and entered, as a BIOS does with a boot sector.
@@ -38,6 +42,15 @@ pub enum Kind {
     Pvh32,
 }
 
+/// How a program that passes ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// It writes [`CODE_SUCCESS`].
+    Checks,
+    /// It prints [`BEFORE_SHUTDOWN`] and shuts the processor down by a triple fault.
+    Shutdown,
+}
+
 /// A guest test program: it does its checks, prints on port 0xe9 and COM1, and ends by a write to
 /// [`DEBUG_EXIT_PORT`].
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +63,23 @@ pub struct Program {
     pub kind: Kind,
     /// Features it needs beside the baseline, as its author named them (`# needs: sse4.2 apic`).
     pub needs: &'static [&'static str],
-    /// The bytes to load.
+    /// Why the reference machine, QEMU, is known to fail it (`# reference: differs (why)`).
+    pub reference_differs: Option<&'static str>,
+    /// How it ends (`# expect: shutdown`).
+    pub ends: Ends,
+    /// The bytes to load as its [`Kind`] says.
     pub image: &'static [u8],
+    /// The same as a kernel for any loader that knows PVH: for [`Kind::Real16`] the image behind a piece of code
+    /// that goes to real mode.
+    pub kernel: &'static [u8],
+}
+
+impl Program {
+    /// How many processors it runs on (`# needs: cpus=2`).
+    pub fn cpus(&self) -> u32 {
+        let cpus = |need: &&str| need.strip_prefix("cpus=")?.parse().ok();
+        self.needs.iter().find_map(cpus).unwrap_or(1)
+    }
 }
 
 /// The program of that name.

@@ -15,6 +15,8 @@ use crate::trap::{Done, Trap, vector};
 pub enum Source {
     /// A fault: RIP points at the instruction.
     Fault,
+    /// An instruction breakpoint: a fault that does not set RF in the pushed flags.
+    Breakpoint,
     /// A trap exception (#DB after an instruction, INT1): RIP points behind it.
     Trap,
     /// INT n, INT3, INTO, as instructions: the gate's DPL is checked.
@@ -99,7 +101,7 @@ impl Exec<'_> {
     /// interrupts and traps the caller has advanced it). On a fault nothing has changed.
     pub(crate) fn deliver(&mut self, vector: u8, code: Option<u16>, source: Source) -> Done {
         let mut flags = self.rflags();
-        if source == Source::Fault && vector != vector::DB {
+        if source == Source::Fault {
             flags |= rflags::RF;
         }
         if self.s.cr0 & cr0::PE == 0 {
@@ -118,6 +120,7 @@ impl Exec<'_> {
             self.s.activity = Activity::Running;
         }
         self.s.shadow = Shadow::None;
+        self.delivered = true;
         self.refresh();
         Ok(())
     }

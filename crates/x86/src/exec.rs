@@ -53,6 +53,8 @@ pub struct Cpu {
     pub id: u32,
     /// Debug conditions met by the current instruction (DR6 bits).
     pub debug_hits: u64,
+    /// An event was delivered: an instruction that leads into a handler (INT n) is not stepped.
+    pub delivered: bool,
     /// Where the stream of RDRAND and RDSEED stands.
     entropy: u64,
     /// Guest memory.
@@ -108,6 +110,7 @@ impl Cpu {
             model,
             id,
             debug_hits: 0,
+            delivered: false,
             entropy: u64::from(id) << 32 | 0x6d6f_696e,
             ram,
             signals,

@@ -18,7 +18,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use iced_x86::{Decoder, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction};
 use mem::{GuestMemory, RamOffset};
 
 /// Longest block, in instructions.
@@ -160,8 +160,9 @@ impl Cache {
         while self.arena.len() - start < BLOCK && decoder.can_decode() {
             let before = decoder.position();
             decoder.decode_out(&mut i);
-            if i.is_invalid() && bytes.len() - before < 15 {
-                // Perhaps the bytes end too early: the page, or our window. Never cached.
+            if i.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+                // The bytes end too early (the page, or our window), or there are more than 15:
+                // `single` tells. Never cached.
                 break;
             }
             let run = insn::handler(x, &i);
@@ -214,14 +215,14 @@ impl Cache {
                 Decoder::with_ip(bits, &bytes[..have], x.s.rip, x.model.decoder_options());
             i = decoder.decode();
             if !i.is_invalid() || have == 15 {
-                let too_long = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+                let too_long = decoder.last_error() == DecoderError::NoMoreBytes;
                 if too_long {
                     // More than 15 bytes.
                     return Err(Trap::GP0);
                 }
                 break;
             }
-            if decoder.last_error() != iced_x86::DecoderError::NoMoreBytes {
+            if decoder.last_error() != DecoderError::NoMoreBytes {
                 break;
             }
         }
@@ -360,7 +361,7 @@ impl Exec<'_> {
             if self.s.dr7 & 0xff != 0 {
                 self.attention |= attention::DEBUG;
                 if self.s.rflags & rflags::RF == 0 && self.instruction_breakpoint() {
-                    self.event(|x| x.raise(vector::DB, None, Source::Fault))?;
+                    self.event(|x| x.raise(vector::DB, None, Source::Breakpoint))?;
                     continue;
                 }
             }
@@ -482,6 +483,7 @@ impl Vcpu for InterpVcpu {
                 (x.architectural_state(), x.bits(), x.peek())
             });
             let stepping = x.s.rflags & rflags::TF != 0;
+            x.delivered = false;
             let outcome = self.cache.find(&mut x).and_then(|range| {
                 // RF has served: breakpoints were looked for. An IRET in the block may set it.
                 x.s.rflags &= !rflags::RF;
@@ -512,6 +514,7 @@ impl Vcpu for InterpVcpu {
             let outcome = match outcome {
                 Ok(()) => {
                     if stepping || x.debug_hits != 0 {
+                        let stepping = stepping && !x.delivered;
                         x.debug_trap(stepping)
                     } else {
                         Ok(())
