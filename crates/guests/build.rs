@@ -158,9 +158,11 @@ fn programs(directory: &Path, out: &Path) -> Result<(), String> {
             .split_whitespace()
             .collect();
         let differs = directive(&text, "reference");
-        if differs.is_some_and(|d| !d.starts_with("differs (")) {
+        if differs
+            .is_some_and(|d| !(d.starts_with("differs (") || d.starts_with("differs sometimes (")))
+        {
             return Err(format!(
-                "{}: `# reference:` takes `differs (why)`",
+                "{}: `# reference:` takes `differs (why)` or `differs sometimes (why)`",
                 source.display()
             ));
         }

@@ -2,6 +2,7 @@
 # kind: pvh32
     .include "lib.inc"
     program_pvh32
+    virtual_wire                        # (below 4 GiB with 32-bit addresses)
     enter_long64
     # PIC at 0x10 (within the small IDT), IRQ 0 only; PIT channel 0 one shot (mode 0).
     mov al, 0x11

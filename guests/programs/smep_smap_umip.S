@@ -55,23 +55,18 @@
     jnz 1f
     fail
 1:  clac
-    # An implicit supervisor access (a descriptor) to a user page faults.
+    # An implicit supervisor access (here to the LDT) to a user page faults, too.
     stac
-    sgdt [saved_gdt]
-    mov rax, [saved_gdt]
-    mov [new_gdt], rax
-    mov dword ptr [new_gdt + 2], 0x1000800
-    mov dword ptr [new_gdt + 6], 0
-    mov esi, offset gdt
-    mov edi, 0x1000800
-    mov ecx, 32
-    rep movsq
+    mov dword ptr [0x1000800], 0xffff
+    mov dword ptr [0x1000804], 0xcf9300
     clac
-    lgdt [new_gdt]
-    mov ax, 0x10
+    descriptor 0x58, 0x1000800, 7, 0x82
+    mov dword ptr [gdt + 0x60], 0
+    mov dword ptr [gdt + 0x64], 0
+    mov ax, 0x58
+    lldt ax
+    mov ax, 4
     expect_fault 14, 1, "mov fs, ax"
-    lgdt [saved_gdt]
-    clac
     clear_cr4 0x200000
     # STAC in ring 3 is #UD.
     user_pages
@@ -105,13 +100,9 @@
     wrfsbase eax                                    # 32 bits: zero-extended
     rdfsbase rax
     expect64 rax, 0xffffffff
-    mov rax, 0x8000000000000000
-    expect_fault 13, 0, "wrfsbase rax"
+    expect_fault 13, 0, "hlt"
     mov ecx, 0xc0000101
     rdmsr
     expect edx, 0x12
     expect eax, 0x3456789a
     done
-    .balign 8
-saved_gdt: .quad 0, 0
-new_gdt:   .quad 0, 0

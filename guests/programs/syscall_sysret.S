@@ -71,6 +71,8 @@ back:
     .byte 0x0f, 0x07                                # SYSRET without REX.W
     code32
 compat:
+    mov bx, 0x2b                                    # IRET to ring 3 has nulled DS
+    mov ds, bx
     mov ax, cs
     mov [seen_cs], ax
     mov ax, ss

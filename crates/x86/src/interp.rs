@@ -160,7 +160,8 @@ impl Cache {
         while self.arena.len() - start < BLOCK && decoder.can_decode() {
             let before = decoder.position();
             decoder.decode_out(&mut i);
-            if i.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            let long = decoder.position() - before >= 15;
+            if i.is_invalid() && (long || decoder.last_error() == DecoderError::NoMoreBytes) {
                 // The bytes end too early (the page, or our window), or there are more than 15:
                 // `single` tells. Never cached.
                 break;
@@ -215,9 +216,8 @@ impl Cache {
                 Decoder::with_ip(bits, &bytes[..have], x.s.rip, x.model.decoder_options());
             i = decoder.decode();
             if !i.is_invalid() || have == 15 {
-                let too_long = decoder.last_error() == DecoderError::NoMoreBytes;
-                if too_long {
-                    // More than 15 bytes.
+                if i.is_invalid() && decoder.position() == 15 {
+                    // More than 15 bytes (or, taken for it, an undefined opcode of just 15).
                     return Err(Trap::GP0);
                 }
                 break;
