@@ -222,6 +222,24 @@ impl GuestMemory {
         self.stored(at)
     }
 
+    /// Copies `n` values upwards one after the other, as `REP MOVS` does (so overlapping ranges
+    /// repeat what was copied); both ranges inside one page. True as for [`Self::store`].
+    pub fn copy<T: Word>(&self, from: RamOffset, to: RamOffset, n: usize) -> bool {
+        let bytes = n.saturating_mul(T::SIZE);
+        let (from, dest) = (self.pointer(from, bytes), self.pointer(to, bytes));
+        // SAFETY: `pointer` checked both ranges.
+        unsafe { T::copy(from, dest, n) };
+        n != 0 && self.stored(to)
+    }
+
+    /// Stores `value` `n` times inside one page, as `REP STOS` does. True as for [`Self::store`].
+    pub fn fill<T: Word>(&self, at: RamOffset, value: T, n: usize) -> bool {
+        let dest = self.pointer(at, n.saturating_mul(T::SIZE));
+        // SAFETY: `pointer` checked the range.
+        unsafe { T::fill(dest, value, n) };
+        n != 0 && self.stored(at)
+    }
+
     /// `LOCK CMPXCHG` inside one page. `Ok(code)` as for [`Self::store`]; `Err` gives the value
     /// that was there instead of `old`.
     pub fn compare_exchange<T: Word>(&self, at: RamOffset, old: T, new: T) -> Result<bool, T> {
@@ -435,6 +453,18 @@ mod tests {
         let before = m.mark_code(at);
         m.write(Gpa(0xfff), &[0; 2]).unwrap();
         assert_ne!(m.code_generation(at), before, "DMA counts");
+    }
+
+    #[test]
+    fn a_copy_over_itself_repeats_and_a_fill_stays_in_its_range() {
+        let m = GuestMemory::flat(0x1000).unwrap();
+        m.store(RamOffset(0x10), 0x1122u16);
+        assert!(!m.copy::<u16>(RamOffset(0x10), RamOffset(0x12), 3));
+        assert_eq!(m.load::<u64>(RamOffset(0x10)), 0x1122_1122_1122_1122);
+        m.fill(RamOffset(0xff8), 0xabu8, 8);
+        assert_eq!(m.load::<u64>(RamOffset(0xff8)), 0xabab_abab_abab_abab);
+        m.mark_code(RamOffset(0));
+        assert!(m.fill(RamOffset(0), 1u32, 1));
     }
 
     #[test]

@@ -38,6 +38,18 @@ pub trait Word: sealed::Sealed + Copy + Eq + Default + core::fmt::LowerHex + 'st
     /// As for [`Word::store`].
     #[doc(hidden)]
     unsafe fn compare_exchange(at: *mut u8, old: Self, new: Self) -> Self;
+    /// `REP MOVS`, upwards: copies `n` values one after the other.
+    ///
+    /// # Safety
+    /// Both ranges of `n * SIZE` bytes lie in live mappings, the destination's writable.
+    #[doc(hidden)]
+    unsafe fn copy(from: *const u8, to: *mut u8, n: usize);
+    /// `REP STOS`, upwards: stores `value` `n` times.
+    ///
+    /// # Safety
+    /// `at..at + n * SIZE` lies in a live, writable mapping.
+    #[doc(hidden)]
+    unsafe fn fill(at: *mut u8, value: Self, n: usize);
     /// `XCHG`: stores `new`, returns what was there.
     ///
     /// # Safety
@@ -47,7 +59,7 @@ pub trait Word: sealed::Sealed + Copy + Eq + Default + core::fmt::LowerHex + 'st
 }
 
 macro_rules! word {
-    ($t:ty, $class:ident, $modifier:tt, $acc:tt, $ptr:tt) => {
+    ($t:ty, $class:ident, $modifier:tt, $acc:tt, $ptr:tt, $letter:tt) => {
         impl sealed::Sealed for $t {}
         impl Word for $t {
             const SIZE: usize = core::mem::size_of::<$t>();
@@ -92,6 +104,24 @@ macro_rules! word {
                 seen
             }
             #[inline]
+            unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
+                // SAFETY: the caller promises both ranges; DF is clear in Rust code.
+                unsafe {
+                    asm!(concat!("rep movs", $letter),
+                        inout("rsi") from => _, inout("rdi") to => _, inout("rcx") n => _,
+                        options(nostack, preserves_flags));
+                }
+            }
+            #[inline]
+            unsafe fn fill(at: *mut u8, value: Self, n: usize) {
+                // SAFETY: the caller promises the range; DF is clear in Rust code.
+                unsafe {
+                    asm!(concat!("rep stos", $letter),
+                        inout("rdi") at => _, inout("rcx") n => _, in("rax") value.to_u64(),
+                        options(nostack, preserves_flags));
+                }
+            }
+            #[inline]
             unsafe fn exchange(at: *mut u8, new: Self) -> Self {
                 let seen: $t;
                 // SAFETY: as for `store`.
@@ -106,10 +136,10 @@ macro_rules! word {
     };
 }
 
-word!(u8, reg_byte, "", "al", "byte");
-word!(u16, reg, ":x", "ax", "word");
-word!(u32, reg, ":e", "eax", "dword");
-word!(u64, reg, ":r", "rax", "qword");
+word!(u8, reg_byte, "", "al", "byte", "b");
+word!(u16, reg, ":x", "ax", "word", "w");
+word!(u32, reg, ":e", "eax", "dword", "d");
+word!(u64, reg, ":r", "rax", "qword", "q");
 
 /// `LOCK CMPXCHG16B`: stores `new` if the value is `old`; returns what was there.
 ///

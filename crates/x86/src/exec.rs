@@ -443,6 +443,28 @@ impl Exec<'_> {
         }
     }
 
+    /// The place of a run of elements of `T` upwards from `segment:offset`, if the segment needs
+    /// no check and the page is in the TLB, and how many whole elements are left in the page.
+    #[inline(always)]
+    pub(crate) fn stretch<T: Word>(
+        &self,
+        segment: u8,
+        offset: u64,
+        access: Access,
+    ) -> Option<(mem::RamOffset, u64)> {
+        let fast = if access == Access::Write {
+            self.fast_write
+        } else {
+            self.fast_read
+        };
+        if fast & 1 << segment == 0 {
+            return None;
+        }
+        let linear = self.bases[usize::from(segment) % 6].wrapping_add(offset);
+        let at = self.tlb.hit(access, linear, T::SIZE as u64)?;
+        Some((at, (0x1000 - (linear & 0xfff)) / T::SIZE as u64))
+    }
+
     /// Raises what a non-canonical byte of `len` from `linear` does.
     pub(crate) fn canonical(&self, segment: u8, linear: u64, len: u64) -> Done {
         if self.bits == 64 && !(is_canonical(linear) && is_canonical(linear.wrapping_add(len - 1)))

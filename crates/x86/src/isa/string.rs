@@ -8,14 +8,15 @@
 use crate::exec::Exec;
 use crate::exec::attention;
 use crate::insn::Insn;
+use crate::mmu::Access;
 use crate::state::{gpr, rflags, seg};
 use crate::table::Row;
 use crate::trap::Done;
 use iced_x86::Code;
 use mem::Word;
 
-/// Elements done before RIP is put back on the instruction.
-const CHUNK: u32 = 4096;
+/// Elements, or runs of elements inside a page, done before RIP is put back on the instruction.
+const CHUNK: u32 = 1024;
 
 /// The registers of a string instruction, in its address size.
 struct Walk {
@@ -93,11 +94,6 @@ fn repeat<T: Word>(
     Ok(())
 }
 
-/// True if eight bytes from each address stay in their page.
-fn eight_fit(a: u64, b: u64) -> bool {
-    a & 0xfff <= 0xff8 && b & 0xfff <= 0xff8
-}
-
 /// REP MOVS and REP STOS with 32-bit addresses write their pointers back even if nothing is done.
 fn narrow(x: &mut Exec<'_>, i: &Insn, pointers: &[usize]) {
     if (i.rep || i.repne) && i.address_bits == 32 {
@@ -111,20 +107,19 @@ fn movs<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     narrow(x, i, &[gpr::RSI, gpr::RDI]);
     repeat::<T>(x, i, |x, walk, left| {
         let (from, to) = (walk.at(x, gpr::RSI), walk.at(x, gpr::RDI));
-        // Bytes upwards may go eight at a time where no byte written is read again: the
-        // destination is behind the source, or at least eight ahead. The pages are tested by
-        // offset, so a segment base that is no multiple of a page only costs exactness of the
-        // split at a fault; then the single bytes are used.
-        let aligned = x.s.rflags & rflags::AC != 0;
-        if T::SIZE == 1 && left >= 8 && walk.step == 1 && to.wrapping_sub(from) >= 8 && !aligned {
-            let bases = x.s.seg[usize::from(i.seg)].base | x.s.seg[usize::from(seg::ES)].base;
-            if eight_fit(from, to) && (bases & 0xfff == 0 || x.is_64bit()) {
-                let value: u64 = x.read(i.seg, from)?;
-                x.write(seg::ES, to, value)?;
-                walk.advance(x, gpr::RSI, 8);
-                walk.advance(x, gpr::RDI, 8);
-                return Ok((8, true));
+        // Upwards, and with both pages in the TLB: the host's own REP MOVS, which repeats what
+        // it copied over itself exactly as the guest's.
+        if walk.step == T::SIZE as u64
+            && let Some((source, a)) = x.stretch::<T>(i.seg, from, Access::Read)
+            && let Some((dest, b)) = x.stretch::<T>(seg::ES, to, Access::Write)
+        {
+            let n = left.min(a).min(b);
+            if x.ram.copy::<T>(source, dest, n as usize) {
+                x.code_changed();
             }
+            walk.advance(x, gpr::RSI, n);
+            walk.advance(x, gpr::RDI, n);
+            return Ok((n, true));
         }
         let value: T = x.read(i.seg, from)?;
         x.write(seg::ES, to, value)?;
@@ -139,14 +134,15 @@ fn stos<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     narrow(x, i, &[gpr::RDI]);
     repeat::<T>(x, i, |x, walk, left| {
         let to = walk.at(x, gpr::RDI);
-        let aligned = x.s.rflags & rflags::AC != 0;
-        if T::SIZE == 1 && left >= 8 && walk.step == 1 && eight_fit(to, 0) && !aligned {
-            let base = x.s.seg[usize::from(seg::ES)].base;
-            if base & 0xfff == 0 || x.is_64bit() {
-                x.write(seg::ES, to, value.to_u64() * 0x0101_0101_0101_0101)?;
-                walk.advance(x, gpr::RDI, 8);
-                return Ok((8, true));
+        if walk.step == T::SIZE as u64
+            && let Some((dest, n)) = x.stretch::<T>(seg::ES, to, Access::Write)
+        {
+            let n = left.min(n);
+            if x.ram.fill(dest, value, n as usize) {
+                x.code_changed();
             }
+            walk.advance(x, gpr::RDI, n);
+            return Ok((n, true));
         }
         x.write(seg::ES, to, value)?;
         walk.advance(x, gpr::RDI, 1);
