@@ -78,7 +78,7 @@ impl EngineChoice {
         match self {
             EngineChoice::Auto => Ok((
                 Box::new(Interpreter),
-                "the interpreter is the only engine of this build",
+                "the translator is new: ask for it with --engine bt",
             )),
             EngineChoice::Interp => Ok((Box::new(Interpreter), "asked for")),
             EngineChoice::Bt => match bt::Translation::new() {

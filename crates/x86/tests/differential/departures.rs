@@ -1,6 +1,6 @@
 //! What is not compared, each with its reason.
 
-use super::state::{Exception, Outcome};
+use super::state::Outcome;
 use iced_x86::{Code, Instruction, Mnemonic};
 use x86::state::rflags;
 use x86::table::{Privilege, Row};
