@@ -20,7 +20,7 @@ fn registers(x: &Exec<'_>) -> usize {
 fn area(x: &mut Exec<'_>, i: &Insn, align: u64, len: u64, write: bool, first: u64) -> Done<u64> {
     let at = x.ea(i);
     let linear = x.linear_unchecked(i.seg, at);
-    x.canonical(i.seg, linear, len)?;
+    x.canonical(i.seg, linear, 1)?;
     if linear & (align - 1) != 0 {
         // The alignment checked is four bytes.
         let checked = x.s.cr0 & cr0::AM != 0 && x.s.rflags & rflags::AC != 0 && x.s.cpl == 3;
@@ -84,7 +84,7 @@ fn fxsave<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn fxrstor<const WIDE: bool>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    let at = area(x, i, 16, 512, false, 0)?;
+    let at = area(x, i, 16, 512, false, 511)?;
     let image = read_legacy(x, i, at)?;
     let sse = x.s.cr4 & cr4::OSFXSR != 0;
     let mxcsr = image[3] as u32;
