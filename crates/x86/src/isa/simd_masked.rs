@@ -44,6 +44,8 @@ fn read_element<T: Word>(x: &mut Exec<'_>, i: &Insn, at: u64) -> Done<T> {
     if x.s.rflags & rflags::AC == 0 {
         return x.read(i.seg, at);
     }
+    let linear = x.linear_unchecked(i.seg, at);
+    x.canonical(i.seg, linear, T::SIZE as u64)?;
     let mut value = 0;
     for n in 0..T::SIZE as u64 {
         value |= u64::from(x.read::<u8>(i.seg, at.wrapping_add(n))?) << (8 * n);
@@ -55,6 +57,8 @@ fn probe_element<T: Word>(x: &mut Exec<'_>, i: &Insn, at: u64) -> Done {
     if x.s.rflags & rflags::AC == 0 {
         return x.probe_write(i.seg, at, T::SIZE as u64);
     }
+    let linear = x.linear_unchecked(i.seg, at);
+    x.canonical(i.seg, linear, T::SIZE as u64)?;
     (0..T::SIZE as u64).try_for_each(|n| x.probe_write(i.seg, at.wrapping_add(n), 1))
 }
 

@@ -14,6 +14,32 @@ pub fn never_decoded(row: &Row) -> bool {
             && !row.code.op_code().mode32())
 }
 
+/// True if this host has what the row needs. Such rows are not compared on a host without.
+pub fn host_has(row: &Row) -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    row.code.cpuid_features().iter().all(|f| {
+        match format!("{f:?}").as_str() {
+            "AVX2" => has!("avx2"),
+            "FMA" => has!("fma"),
+            "F16C" => has!("f16c"),
+            "BMI1" => has!("bmi1"),
+            "BMI2" => has!("bmi2"),
+            "LZCNT" => has!("lzcnt"),
+            "MOVBE" => has!("movbe"),
+            "ADX" => has!("adx"),
+            "AES" => has!("aes"),
+            "PCLMULQDQ" => has!("pclmulqdq"),
+            "VPCLMULQDQ" => has!("vpclmulqdq"),
+            "VAES" => has!("vaes"),
+            "SHA" => has!("sha"),
+            "GFNI" => has!("gfni"),
+            "XSAVEC" => has!("xsavec"),
+            // The rest is in every x86-64-v2 processor, or not in the table.
+            _ => true,
+        }
+    })
+}
+
 /// Why a row is not run natively; `None` if it is.
 pub fn skipped(row: &Row) -> Option<&'static str> {
     use Mnemonic::*;

@@ -812,11 +812,8 @@ impl Builder<'_> {
         use Mnemonic::*;
         let half = self.rng.chance(70);
         match self.info.mnemonic() {
-            Div | Idiv
-                if half
+            Div | Idiv if half && self.fixed & 5 == 0 => {
                 // A quotient that fits: the upper half small.
-                && self.fixed & 5 == 0 =>
-            {
                 let negative = self.rng.chance(30);
                 let small = if negative { !0 } else { self.rng.below(3) };
                 self.registers.gpr[gpr::RDX] = small;

@@ -317,8 +317,8 @@ impl Native {
             core::sync::atomic::compiler_fence(Ordering::SeqCst);
             RUNNING.store(false, Ordering::Relaxed);
             if SIGNALLED.load(Ordering::Relaxed) {
-                let found = &raw const FOUND;
-                let g = |n: i32| (*found).gregs[n as usize] as u64;
+                let found = &*&raw const FOUND;
+                let g = |n: i32| found.gregs[n as usize] as u64;
                 use libc::*;
                 registers.gpr = [
                     REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI, REG_R8,
@@ -327,7 +327,7 @@ impl Native {
                 .map(g);
                 registers.rip = g(REG_RIP);
                 registers.rflags = g(REG_EFL);
-                registers.load_xsave(&(*found).image);
+                registers.load_xsave(&found.image);
                 let vector = g(REG_TRAPNO) as u8;
                 let error = g(REG_ERR) as u32;
                 let address = g(REG_CR2);

@@ -150,10 +150,10 @@ impl Registers {
             .into_iter()
             .enumerate()
             .filter(|(n, _)| match n {
-                0..18 => true,
-                // MXCSR stands between the integer registers and the x87's.
-                18 | 33.. => vector,
-                19..33 => x87,
+                0..=17 => true,
+                18 => vector,
+                19..=32 => x87,
+                _ => vector,
             });
         for (n, (_, (name, value))) in shown.enumerate() {
             let end = if n % 6 == 5 { "\n" } else { "" };
