@@ -1,6 +1,6 @@
 # about: error codes that name an IDT entry in long mode: gates that are missing, of a wrong type, of a low DPL; EXT for what no INT instruction asked for; IRET to a RIP that is not canonical
 # kind: pvh32
-# reference: differs (TCG 7.2 reports vector * 16 + 2, and no EXT, in long mode, and lets IRET go to any RIP)
+# reference: differs (TCG 7.2 reports vector * 16 + 2, and no EXT, in long mode, and lets IRET go to any RIP, takes null and 16-bit TSSs and code with L and D)
     .include "lib.inc"
     program_pvh32
     enter_long64
@@ -45,4 +45,16 @@
     je 1f
     fail
 1:
+    # There are no 16-bit TSSs in long mode, and no code with both L and D.
+    descriptor 0xb0, 0x91000, 0x67, 0x81            # a 16-bit TSS
+    mov ax, 0xb0
+    expect_fault 13, 0xb0, "ltr ax"
+    xor eax, eax
+    expect_fault 13, 0, "ltr ax"
+    mov ax, 3                                       # SS null: RPL = CPL
+    expect_fault 13, 0, "mov ss, eax"
+    descriptor 0x90, 0, 0xfffff, 0xe09b
+    expect_fault 13, 0x90, "jmp fword ptr [to_90]"
     done
+to_90: .long 0
+       .word 0x90

@@ -51,11 +51,14 @@ again:
     # INIT puts it back to wait for a SIPI: it does not run on.
     mov dword ptr [apic64 + 0x310], 0x1000000
     mov dword ptr [apic64 + 0x300], 0x4500
-    call short_wait
+    mov r12d, 200                                   # a host may be slow to stop it
+2:  call short_wait
     mov ebx, [spins]
     call short_wait
     cmp ebx, [spins]
     je 1f
+    dec r12d
+    jnz 2b
     fail
 1:  done
 second:
