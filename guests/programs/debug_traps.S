@@ -1,4 +1,4 @@
-# about: TF single step (over REP, POPF, INT, MOV SS, faults), hardware breakpoints of each kind and size, DR6, DR7, DR4 and DR5
+# about: TF single step (over REP, POPF, INT, MOV SS, branches), hardware breakpoints of each kind and size, DR6, DR7, DR4 and DR5
 # kind: pvh32
     .include "lib.inc"
     program_pvh32

@@ -1,4 +1,4 @@
-# about: every exception's vector, error code and saved RIP in long mode: #DE #DB #BP #OF #BR #UD #NM #GP #PF #MF, undefined opcodes, 15-byte limit, priorities
+# about: vector, error code and saved RIP of exceptions in long mode: #DE #BP #OF #UD #NM #GP #PF #MF, undefined opcodes, 15-byte limit, priorities
 # kind: pvh32
     .include "lib.inc"
     program_pvh32

@@ -1,4 +1,4 @@
-# about: 32-bit paging: 4 KiB and 4 MiB pages, PSE-36, user and supervisor, WP, accessed and dirty bits, CR2 and error codes, CR4.PSE off
+# about: 32-bit paging: 4 KiB and 4 MiB pages, user and supervisor, WP, accessed and dirty bits, CR2 and error codes, CR4.PSE off
 # kind: pvh32
     .include "lib.inc"
     program_pvh32

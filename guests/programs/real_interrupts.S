@@ -1,4 +1,4 @@
-# about: real mode's interrupt table: INT pushes FLAGS, CS, IP and clears IF and TF; IRET, INT3, INTO, faults, LIDT elsewhere, a table too short
+# about: real mode's interrupt table: INT pushes FLAGS, CS, IP and clears IF and TF; IRET, INT3, INTO, faults, LIDT elsewhere
 # kind: real16
     .include "lib.inc"
     program_real16

@@ -1,4 +1,4 @@
-# about: 32-bit hardware task switches by JMP, CALL, IRET, INT and a #DF task gate: state saved and loaded, busy bits, NT and back link, CR0.TS, CR3, faults
+# about: 32-bit hardware task switches by JMP, CALL, IRET, INT and a #GP task gate: state saved and loaded, busy bits, NT and back link, CR0.TS, CR3, faults
 # kind: pvh32
     .include "lib.inc"
     program_pvh32

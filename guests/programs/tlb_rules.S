@@ -1,4 +1,4 @@
-# about: what must flush: MOV CR3, INVLPG, CR4.PGE and PCIDs; global pages survive MOV CR3 or may, INVPCID's kinds and faults; a raised right needs no flush after a fault
+# about: what must flush: MOV CR3, INVLPG, CR4.PGE and PCIDs; global pages, INVPCID's kinds and faults; a raised right needs no flush after a fault
 # kind: pvh32
     .include "lib.inc"
     program_pvh32

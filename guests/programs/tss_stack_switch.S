@@ -1,4 +1,4 @@
-# about: interrupts and call gates from ring 3 take ring 0's stack from the TSS: frames, #TS for a bad one, gate DPL, flags in the handler, ring 1 and conforming handlers
+# about: interrupts from ring 3 take ring 0's stack from the TSS: frames, #TS for a bad one, gate DPL, flags in the handler, a conforming handler, a 16-bit gate
 # kind: pvh32
     .include "lib.inc"
     program_pvh32
