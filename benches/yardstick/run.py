@@ -225,10 +225,10 @@ def wrong(data):
 def counters(out):
     """The processor's counters as one flat mapping."""
     flat = {}
-    for vcpu in out.get("stats", {}).get("vcpus", ()):
-        for name, v in vcpu.items():
-            for n, x in (v.items() if isinstance(v, dict) else [(name, v)]):
-                flat[n] = flat.get(n, 0) + x
+    stats = out.get("stats", {})
+    for counts in stats.get("vcpus", []) + stats.get("engine_counts", []):
+        for name, n in counts.items():
+            flat[name] = flat.get(name, 0) + n
     return flat
 
 
@@ -248,8 +248,8 @@ def profile(system, jobs, args):
 
 
 def print_counters(c, seconds):
-    for name, v in sorted(c.items(), key=lambda p: (p[0].startswith("interpreted "), -p[1])):
-        if v > 0 and (not name.startswith("interpreted ") or v > c.get("interpreted", 0) / 200):
+    for name, v in sorted(c.items(), key=lambda p: (" " in p[0], -p[1])):
+        if v > 0 and (" " not in name or v > c.get("interpreted", 0) / 200):
             print(f"    {name:40} {v:14,d} {v / seconds:14,.0f} /s")
 
 

@@ -1,5 +1,6 @@
 //! What the engine remembers of translated code.
 
+use iced_x86::Code;
 use mem::RamOffset;
 use x86::mmu::Access;
 
@@ -22,6 +23,8 @@ pub struct Site {
     pub rip: u64,
     /// Why.
     pub kind: Kind,
+    /// The guest instruction, for the statistics.
+    pub code: Code,
     /// The instruction uses x87, MMX, SSE or AVX registers.
     pub vector: bool,
 }

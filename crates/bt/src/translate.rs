@@ -204,6 +204,7 @@ impl Translator {
             slow: Vec::new(),
             live: false,
             rip: source.rip,
+            code: Code::INVALID,
             vector: false,
         };
         let mut map = Vec::with_capacity(list.len());
@@ -211,6 +212,7 @@ impl Translator {
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u32, *at as u16));
             block.rip = i.ip();
+            block.code = i.code();
             block.live = needed[n] != 0;
             block.vector = table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
             done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
@@ -437,6 +439,7 @@ struct Building<'t, 's> {
     /// Flags are needed by or after the current instruction.
     live: bool,
     rip: u64,
+    code: Code,
     vector: bool,
 }
 
@@ -469,6 +472,7 @@ impl Building<'_, '_> {
         self.sites.push(Site {
             rip: self.rip,
             kind,
+            code: self.code,
             vector: self.vector,
         });
         number

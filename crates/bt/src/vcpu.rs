@@ -8,7 +8,7 @@ use crate::cache::{self, CodeCache};
 use crate::entry::{self, FxImage};
 use crate::signal;
 use crate::translate::{Source, Translator, exits, reason};
-use iced_x86::CpuidFeature;
+use iced_x86::{Code, CpuidFeature};
 use mem::{GuestMemory, RamOffset};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -140,6 +140,9 @@ pub struct BtVcpu {
     history: History,
     code_writes: u64,
     stats: Stats,
+    /// How often each instruction left translated code: for the interpreter, for an access that
+    /// only the interpreter can do.
+    by_code: Map<u64, [u64; 2]>,
 }
 
 /// What translation has cost.
@@ -157,6 +160,16 @@ pub struct Stats {
     pub slow_accesses: u64,
     /// Instructions left to the interpreter.
     pub interpreted: u64,
+    /// Bursts of the interpreter in modes that are not translated.
+    pub bursts: u64,
+    /// Indirect branches that missed their cache, and pins that were up.
+    pub branch_misses: u64,
+    /// The software TLB emptied.
+    pub flushes: u64,
+    /// One page dropped from it.
+    pub page_flushes: u64,
+    /// Vector registers brought to the state for the interpreter.
+    pub vector_moves: u64,
     /// Jumps linked.
     pub links: u64,
     /// Times the dispatcher looked a block up.
@@ -214,6 +227,7 @@ impl BtVcpu {
             image: Box::new(FxImage([0; 64])),
             history: History::default(),
             stats: Stats::default(),
+            by_code: Map::default(),
         })
     }
 
@@ -227,6 +241,7 @@ impl BtVcpu {
         if !std::mem::replace(&mut self.vector_outside, false) {
             return;
         }
+        self.stats.vector_moves += 1;
         entry::save_x87(&mut self.image);
         let s = &mut self.interp.cpu().s;
         s.vector = self.area.vector;
@@ -305,6 +320,7 @@ impl BtVcpu {
             let translatable = cpu.is_64bit() && cpu.is_flat();
             if !translatable {
                 self.bring_vector_in();
+                self.stats.bursts += 1;
                 match self.interp.run(bus, 2000) {
                     Stop::Budget => continue,
                     other => return other,
@@ -348,6 +364,11 @@ impl BtVcpu {
             let one = history.pages == self.history.pages + 1
                 && history.spaces == self.history.spaces
                 && !history.large;
+            if one {
+                self.stats.page_flushes += 1;
+            } else {
+                self.stats.flushes += 1;
+            }
             for tables in &mut self.area.tables {
                 if one {
                     tables.drop_page(history.last_page);
@@ -564,11 +585,13 @@ impl BtVcpu {
             match area.reason as i32 {
                 reason::LOOK_UP => {
                     cpu.s.rip = area.rip;
+                    self.stats.branch_misses += 1;
                     return None;
                 }
                 reason::INTERPRET => {
                     let site = self.sites[area.site as usize];
                     cpu.s.rip = site.rip;
+                    self.by_code.entry(site.code as u64).or_default()[0] += 1;
                     return self.step(bus, site.vector);
                 }
                 reason::LINK => {
@@ -603,6 +626,7 @@ impl BtVcpu {
                     cpu.s.rip = site.rip;
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
+                        self.by_code.entry(site.code as u64).or_default()[1] += 1;
                         return self.step(bus, site.vector);
                     }
                     host = retry;
@@ -747,6 +771,59 @@ impl Vcpu for BtVcpu {
 
     fn counters(&self) -> Counters {
         self.interp.counters()
+    }
+
+    fn report(&self) -> Vec<(String, u64)> {
+        let Stats {
+            blocks,
+            translated,
+            host_bytes,
+            fills,
+            slow_accesses,
+            interpreted,
+            bursts,
+            branch_misses,
+            flushes,
+            page_flushes,
+            vector_moves,
+            links,
+            lookups,
+            faults,
+            dropped,
+            emptied,
+        } = self.stats;
+        let mut all: Vec<(String, u64)> = [
+            ("blocks", blocks),
+            ("translated", translated),
+            ("host_bytes", host_bytes),
+            ("code_cache_bytes", self.cache.used() as u64),
+            ("fills", fills),
+            ("slow_accesses", slow_accesses),
+            ("interpreted", interpreted),
+            ("bursts", bursts),
+            ("branch_misses", branch_misses),
+            ("flushes", flushes),
+            ("page_flushes", page_flushes),
+            ("vector_moves", vector_moves),
+            ("links", links),
+            ("lookups", lookups),
+            ("faults", faults),
+            ("dropped", dropped),
+            ("emptied", emptied),
+        ]
+        .map(|(name, n)| (name.into(), n))
+        .into();
+        let first = all.len();
+        for (code, counts) in &self.by_code {
+            let code = Code::try_from(*code as usize).unwrap_or_default();
+            for (what, n) in ["interpreted", "slow"].iter().zip(counts) {
+                if *n > 0 {
+                    all.push((format!("{what} {code:?}"), *n));
+                }
+            }
+        }
+        all[first..].sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        all
     }
 
     fn trace_instructions(&mut self, on: bool) -> bool {

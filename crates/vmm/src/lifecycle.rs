@@ -13,7 +13,7 @@
 use crate::config::{Config, Guest, TraceTo, UserError, cpu_model};
 use crate::connect::{Running, connections};
 use crate::guest;
-use crate::report::{HostStats, Stats};
+use crate::report::{EngineCounts, HostStats, Stats};
 use crate::threads::{HostClock, Threads};
 use backends::host::terminal::RawMode;
 use machine::clock::{Clock, InstructionClock};
@@ -205,10 +205,12 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
     running.set(None);
     drop(raw);
     let counters: Vec<_> = vcpus.iter().map(|v| v.counters().into()).collect();
+    let engine_counts = vcpus.iter().map(|v| EngineCounts(v.report())).collect();
     Ok(Outcome {
         stats: stats(
             &machine,
             counters,
+            engine_counts,
             engine.name(),
             engine_reason,
             resets,
@@ -235,6 +237,7 @@ fn with_trace(finish: Finish, machine: &Machine) -> Finish {
 fn stats(
     machine: &Machine,
     vcpus: Vec<machine::stats::VcpuStats>,
+    engine_counts: Vec<EngineCounts>,
     engine: &str,
     reason: &str,
     resets: u64,
@@ -245,6 +248,7 @@ fn stats(
         engine: engine.into(),
         engine_reason: reason.into(),
         vcpus,
+        engine_counts,
         devices: machine.device_stats(),
         resets,
         wall_s,

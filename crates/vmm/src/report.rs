@@ -19,6 +19,16 @@ pub struct HostStats {
     pub overhead_kib: u64,
 }
 
+/// An engine's own numbers for one processor, in its order.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct EngineCounts(pub Vec<(String, u64)>);
+
+impl Serialize for EngineCounts {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, n)| (name, n)))
+    }
+}
+
 /// What a run has cost.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Stats {
@@ -28,6 +38,8 @@ pub struct Stats {
     pub engine_reason: String,
     /// Each processor.
     pub vcpus: Vec<VcpuStats>,
+    /// What the engine counts beside that, for each processor.
+    pub engine_counts: Vec<EngineCounts>,
     /// Each device that was asked.
     pub devices: Vec<DeviceStats>,
     /// Resets of the machine.
@@ -118,6 +130,11 @@ impl std::fmt::Display for Stats {
                 v.blocks_decoded,
                 v.page_walks
             )?;
+        }
+        for (cpu, counts) in self.engine_counts.iter().enumerate() {
+            for (name, n) in counts.0.iter().filter(|(_, n)| *n > 0) {
+                writeln!(f, "cpu{cpu:<10} {name}: {n}")?;
+            }
         }
         for d in &self.devices {
             writeln!(f, "{:<13} {} reads, {} writes", d.name, d.reads, d.writes)?;

@@ -200,6 +200,10 @@ pub trait Vcpu: Send {
     fn set_state(&mut self, state: &CpuState) -> Result<(), StateError>;
     /// Costs so far.
     fn counters(&self) -> Counters;
+    /// What the engine counts beside that, under names of its own.
+    fn report(&self) -> alloc::vec::Vec<(alloc::string::String, u64)> {
+        alloc::vec::Vec::new()
+    }
     /// Reports each instruction to [`Bus::instruction`], or stops doing so. False if this engine
     /// cannot.
     fn trace_instructions(&mut self, on: bool) -> bool {
