@@ -30,6 +30,12 @@ enum Command {
     Run(Box<Run>),
     /// List the CPU models
     CpuModels,
+    /// List the engines: which can be used here, how fast they are, what to do about the others
+    Engines {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -61,6 +67,12 @@ struct Run {
     /// What runs the processors
     #[arg(long, value_enum, default_value = "auto")]
     engine: Engine,
+    /// Use the engine even if it was found to be too slow to be of use
+    #[arg(long)]
+    force: bool,
+    /// Move the running guest to another engine after some seconds; may be repeated
+    #[arg(long = "then", value_name = "ENGINE@SECONDS", hide = true)]
+    moves: Vec<String>,
     /// Board variant
     #[arg(long, value_enum, default_value = "pc")]
     board: Board,
@@ -112,6 +124,10 @@ fn main() -> ExitCode {
             for name in vmm::cpu_models() {
                 println!("{name}");
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Engines { json } => {
+            engines(json);
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -184,17 +200,77 @@ fn config(args: Run) -> Result<Config, UserError> {
     };
     Ok(Config {
         spec,
-        engine: match args.engine {
-            Engine::Auto => EngineChoice::Auto,
-            Engine::Interp => EngineChoice::Interp,
-            Engine::Bt => EngineChoice::Bt,
-            Engine::Kvm => EngineChoice::Kvm,
-        },
+        engine: args.engine.into(),
+        force: args.force,
+        moves: args
+            .moves
+            .iter()
+            .map(|text| engine_move(text))
+            .collect::<Result<_, _>>()?,
         no_reboot: args.no_reboot,
         trace: args.trace.as_deref().map(trace).transpose()?,
         com2: args.com2.clone(),
         guest: guest(args)?,
     })
+}
+
+impl From<Engine> for EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => EngineChoice::Auto,
+            Engine::Interp => EngineChoice::Interp,
+            Engine::Bt => EngineChoice::Bt,
+            Engine::Kvm => EngineChoice::Kvm,
+        }
+    }
+}
+
+/// `ENGINE@SECONDS`.
+fn engine_move(text: &str) -> Result<(EngineChoice, f64), UserError> {
+    text.split_once('@')
+        .and_then(|(engine, seconds)| {
+            let engine = Engine::from_str(engine, false).ok()?;
+            let seconds: f64 = seconds.parse().ok()?;
+            (0.0..1e6)
+                .contains(&seconds)
+                .then_some((engine.into(), seconds))
+        })
+        .ok_or_else(|| {
+            UserError::new(
+                format_args!("--then: {text:?} is no move"),
+                "write ENGINE@SECONDS, as in kvm@2.5",
+            )
+        })
+}
+
+fn engines(json: bool) {
+    let engines = vmm::engines();
+    if json {
+        let text = serde_json::to_string_pretty(&engines);
+        println!(
+            "{}",
+            text.unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
+        );
+        return;
+    }
+    println!("engine  usable  ring 0 MIPS  ring 3 MIPS  exit µs");
+    for e in engines {
+        let usable = if e.usable { "yes" } else { "no" };
+        print!("{:<7} {usable:<6}", e.engine);
+        match e.speed {
+            Some(s) => println!(
+                " {:>12.1} {:>12.1} {:>8.1}",
+                s.ring0_mips, s.ring3_mips, s.exit_us
+            ),
+            None => println!(" {:>12} {:>12} {:>8}", "-", "-", "-"),
+        }
+        if let Some(problem) = e.problem {
+            println!("        {problem}");
+        }
+        if let Some(way_out) = e.way_out {
+            println!("        {way_out}");
+        }
+    }
 }
 
 fn guest(args: Run) -> Result<Guest, UserError> {

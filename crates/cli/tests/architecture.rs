@@ -12,12 +12,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("backends", &["mem", "devices"]),
     ("machine", &["mem", "x86", "devices"]),
     ("bt", &["mem", "x86"]),
+    ("kvm", &["mem", "x86"]),
     // Our own guests as bytes, built from guests/: data, no code.
     ("guests", &[]),
     (
         "vmm",
         &[
-            "mem", "x86", "bt", "devices", "machine", "backends", "guests",
+            "mem", "x86", "bt", "devices", "machine", "backends", "guests", "mem", "x86",
+            "devices", "machine", "kvm", "backends", "guests",
         ],
     ),
     ("cli", &["vmm"]),

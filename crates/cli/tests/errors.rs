@@ -66,8 +66,12 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
     let f = Folder::new("flags");
     refused(&f, &["--frobnicate"], &["--frobnicate", "--help"]);
     refused(&f, &["--engine", "warp"], &["warp", "interp"]);
-    refused(&f, &["--engine", "kvm"], &["kvm", "not in this build"]);
-    refused(&f, &["--engine", "bt"], &["bt", "not in this build"]);
+    refused(
+        &f,
+        &["--engine", "kvm", "--clock", "insn"],
+        &["kvm", "--clock", "interp"],
+    );
+    refused(&f, &["--then", "kvm"], &["--then", "ENGINE@SECONDS"]);
     refused(&f, &["--board", "ibm5150"], &["ibm5150", "micro"]);
     refused(&f, &["--clock", "sundial"], &["--clock", "sundial", "insn"]);
     refused(&f, &["--clock", "insn:0"], &["--clock", "insn:0"]);

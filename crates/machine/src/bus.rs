@@ -137,7 +137,7 @@ impl Bus for VcpuBus<'_> {
         done
     }
     fn tsc(&mut self) -> u64 {
-        self.machine.now_ns()
+        self.machine.tsc(self.machine.now_ns())
     }
     fn task_priority(&mut self) -> u8 {
         self.hub_task_priority()

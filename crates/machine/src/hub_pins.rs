@@ -5,19 +5,11 @@
 
 use crate::board::HubPart;
 use crate::bus::VcpuBus;
-use crate::clock::TSC_HZ;
 use crate::hub::{CpuSet, Hub};
 use crate::machine::Machine;
 use devices::Message;
 use devices::lapic::TscClock;
 use x86::Signals;
-
-/// The guest's TSC starts with machine time.
-const TSC: TscClock = TscClock {
-    hz: TSC_HZ,
-    base_ns: 0,
-    base_tsc: 0,
-};
 
 /// The hub's number for a line of a device. They only have to differ on one GSI.
 fn source(slot: usize, line: u8) -> u8 {
@@ -147,8 +139,14 @@ impl VcpuBus<'_> {
             return false;
         }
         let now = self.machine.now_ns();
+        // The guest's TSC starts with machine time.
+        let tsc = TscClock {
+            hz: self.machine.spec().tsc_hz,
+            base_ns: 0,
+            base_tsc: 0,
+        };
         self.machine.with_hub_of(self.cpu, |hub, cpu| {
-            hub.msr_write(cpu, index, value, now, &TSC)
+            hub.msr_write(cpu, index, value, now, &tsc)
         })
     }
     pub(crate) fn hub_task_priority(&mut self) -> u8 {

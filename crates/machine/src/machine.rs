@@ -60,6 +60,8 @@ pub enum End {
         /// The engine's report.
         report: String,
     },
+    /// Somebody wants it to stand still: it goes on with [`Machine::resume`].
+    Paused,
     /// The user ended it at the terminal.
     Quit,
     /// A signal of the host ended it.
@@ -154,6 +156,14 @@ impl Machine {
         self.clock.now_ns()
     }
 
+    /// The TSC at machine time `ns`.
+    pub fn tsc(&self, ns: u64) -> u64 {
+        match self.spec.tsc_hz {
+            crate::clock::TSC_HZ => ns,
+            hz => (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64,
+        }
+    }
+
     /// True once [`Self::stop`] was called.
     #[inline]
     pub fn stopping(&self) -> bool {
@@ -165,7 +175,13 @@ impl Machine {
         self.trace.event(Kinds::EXIT, self.now_ns(), None, || {
             format!("stop: {why:?}")
         });
-        self.end.lock().get_or_insert(why);
+        {
+            // A pause is no end: what really ends the machine meanwhile must not be lost.
+            let mut end = self.end.lock();
+            if matches!(*end, None | Some(End::Paused)) {
+                *end = Some(why);
+            }
+        }
         self.stopping.store(true, Ordering::SeqCst);
         for (cpu, signals) in self.signals.iter().enumerate() {
             signals.raise(Signals::RETURN);
@@ -177,6 +193,15 @@ impl Machine {
     /// Why it stopped, if it did.
     pub fn ended(&self) -> Option<End> {
         self.end.lock().clone()
+    }
+
+    /// After [`End::Paused`], and when no processor runs: ready to run again from where it is.
+    pub fn resume(&self) {
+        *self.end.lock() = None;
+        self.stopping.store(false, Ordering::SeqCst);
+        for signals in &self.signals {
+            signals.lower(Signals::RETURN);
+        }
     }
 
     /// Everything but the processors and the memory back to power-on, and ready to run again.

@@ -71,6 +71,9 @@ pub struct MachineSpec {
     pub cpus: u32,
     /// Name of the CPU model.
     pub cpu_model: String,
+    /// Ticks of the guest's TSC per second: [`crate::clock::TSC_HZ`], unless the machine was built
+    /// for a host whose TSC cannot be scaled.
+    pub tsc_hz: u64,
     /// Board variant.
     pub board: BoardKind,
     /// Disks in the order the guest sees them.
@@ -91,6 +94,7 @@ impl Default for MachineSpec {
             memory: 512 * MIB,
             cpus: 1,
             cpu_model: "x86-64-v2".to_string(),
+            tsc_hz: crate::clock::TSC_HZ,
             board: BoardKind::Pc,
             disks: Vec::new(),
             kernel: String::new(),

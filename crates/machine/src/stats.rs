@@ -18,7 +18,7 @@ pub struct DeviceStats {
 }
 
 /// One processor.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, Default, PartialEq, Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct VcpuStats {
     pub instructions: u64,
@@ -28,6 +28,10 @@ pub struct VcpuStats {
     pub port: u64,
     pub blocks_decoded: u64,
     pub page_walks: u64,
+    /// Host time inside the guest, in seconds, where the engine measures it.
+    pub guest_s: f64,
+    /// Host time outside it.
+    pub host_s: f64,
 }
 
 impl From<x86::Counters> for VcpuStats {
@@ -40,6 +44,8 @@ impl From<x86::Counters> for VcpuStats {
             port,
             blocks_decoded,
             page_walks,
+            guest_ns,
+            host_ns,
         } = c;
         VcpuStats {
             instructions,
@@ -49,6 +55,8 @@ impl From<x86::Counters> for VcpuStats {
             port,
             blocks_decoded,
             page_walks,
+            guest_s: guest_ns as f64 / 1e9,
+            host_s: host_ns as f64 / 1e9,
         }
     }
 }

@@ -8,28 +8,12 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use x86::state::{Activity, Shadow, rflags};
 use x86::{CpuState, Signals, Stop, Vcpu};
 
 /// Instructions between two looks at the machine where nothing else asks for one.
 const BUDGET: u64 = 1 << 32;
 /// Instructions of one turn under a virtual clock.
 const TURN: u64 = 50_000;
-
-/// The pins that can end the wait of a processor in this state.
-fn waking(state: &CpuState) -> u32 {
-    let always = Signals::INIT | Signals::RETURN;
-    match state.activity {
-        Activity::WaitForSipi => always | Signals::SIPI,
-        Activity::Shutdown => always,
-        Activity::Running | Activity::Halted => {
-            let open = state.rflags & rflags::IF != 0 && state.shadow == Shadow::None;
-            let intr = if open { Signals::INTR } else { 0 };
-            let nmi = if state.nmi_blocked { 0 } else { Signals::NMI };
-            always | intr | nmi
-        }
-    }
-}
 
 /// Where a processor is, for a report.
 fn place(s: &CpuState) -> String {
@@ -61,7 +45,7 @@ impl Machine {
             Stop::Requested => {
                 self.signals(cpu).lower(Signals::RETURN);
             }
-            Stop::Halted => return Turn::Waits(waking(&vcpu.state())),
+            Stop::Halted => return Turn::Waits(vcpu.wakes_on()),
             Stop::Shutdown => self.stop(End::TripleFault {
                 cpu,
                 at: place(&vcpu.state()),

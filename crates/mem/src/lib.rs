@@ -18,7 +18,7 @@ mod host;
 mod map;
 mod word;
 
-pub use map::{GuestMemory, MapError, OutOfRam, PAGE_SIZE, Page};
+pub use map::{GuestMemory, HostRegion, MapError, OutOfRam, PAGE_SIZE, Page};
 pub use word::Word;
 
 /// A guest-physical address.

@@ -41,6 +41,19 @@ pub struct GuestMemory {
     code_writes: AtomicU64,
 }
 
+/// A region and the host address of its bytes, which stay there as long as the memory lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostRegion {
+    /// Where the guest sees it.
+    pub gpa: Gpa,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where the host has it.
+    pub host: u64,
+    /// False for ROM.
+    pub writable: bool,
+}
+
 /// A guest-physical range that is not wholly RAM was named for a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfRam {
@@ -170,6 +183,16 @@ impl GuestMemory {
             .iter()
             .filter(|r| r.writable)
             .map(|r| (Gpa(r.gpa), r.len))
+    }
+
+    /// Every region in ascending order, for engines that hand them to the host's kernel.
+    pub fn host_regions(&self) -> impl Iterator<Item = HostRegion> + '_ {
+        self.regions.iter().map(|r| HostRegion {
+            gpa: Gpa(r.gpa),
+            len: r.len,
+            host: self.pointer(RamOffset(r.at), r.len as usize) as u64,
+            writable: r.writable,
+        })
     }
 
     /// What backs `at`; `None` where there is neither RAM nor ROM (a device, or nothing).

@@ -3,9 +3,7 @@
 use machine::spec::{MachineSpec, SpecError};
 use machine::trace::Kinds;
 use std::path::PathBuf;
-use x86::Engine;
 use x86::cpuid::CpuModel;
-use x86::interp::Interpreter;
 
 /// Something the user asked for that cannot be: one line, with the way out.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,33 +64,6 @@ pub enum EngineChoice {
     Kvm,
 }
 
-impl EngineChoice {
-    /// The engine, and why it is this one.
-    pub(crate) fn engine(self) -> Result<(Box<dyn Engine>, &'static str), UserError> {
-        let missing = |name| {
-            Err(UserError::new(
-                format_args!("--engine {name}: not in this build yet"),
-                "use --engine interp or leave it out",
-            ))
-        };
-        match self {
-            EngineChoice::Auto => Ok((
-                Box::new(Interpreter),
-                "the translator is new: ask for it with --engine bt",
-            )),
-            EngineChoice::Interp => Ok((Box::new(Interpreter), "asked for")),
-            EngineChoice::Bt => match bt::Translation::new() {
-                Ok(engine) => Ok((Box::new(engine), "asked for")),
-                Err(why) => Err(UserError::new(
-                    format_args!("--engine bt: {why}"),
-                    "use --engine interp",
-                )),
-            },
-            EngineChoice::Kvm => missing("kvm"),
-        }
-    }
-}
-
 /// Where the trace goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceTo {
@@ -103,7 +74,7 @@ pub struct TraceTo {
 }
 
 /// One run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// The machine. Its `kernel`, `initrd` and `append` are filled in from `guest`.
     pub spec: MachineSpec,
@@ -111,6 +82,10 @@ pub struct Config {
     pub guest: Guest,
     /// The engine.
     pub engine: EngineChoice,
+    /// Takes an engine that was found to be unusable in practice.
+    pub force: bool,
+    /// Engines to move to while the guest runs: which, and after how many seconds.
+    pub moves: Vec<(EngineChoice, f64)>,
     /// A reset or a triple fault ends the run.
     pub no_reboot: bool,
     /// The trace, if any.

@@ -7,6 +7,7 @@
 
 mod config;
 mod connect;
+mod engines;
 mod guest;
 pub mod images;
 mod lifecycle;
@@ -15,6 +16,7 @@ mod threads;
 
 pub use config::{Config, EngineChoice, Guest, TraceTo, UserError, cpu_models};
 pub use connect::parse_disk;
+pub use engines::{EngineReport, Speed, report as engines};
 pub use lifecycle::{Finish, Outcome, run};
 pub use machine::spec;
 pub use machine::trace::Kinds as TraceKinds;

@@ -10,8 +10,9 @@
 //! The terminal and the host's signals have threads of their own for the whole time; they reach
 //! the machine through [`Machine::terminal_ready`] and [`Machine::stop`].
 
-use crate::config::{Config, Guest, TraceTo, UserError, cpu_model};
+use crate::config::{Config, EngineChoice, Guest, TraceTo, UserError, cpu_model};
 use crate::connect::{Running, connections};
+use crate::engines;
 use crate::guest;
 use crate::report::{EngineCounts, HostStats, Stats};
 use crate::threads::{HostClock, Threads};
@@ -27,7 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use x86::{CpuState, Vcpu};
+use x86::cpuid::CpuModel;
+use x86::{CpuState, Engine, Vcpu};
 
 /// How a run ended.
 #[derive(Clone, PartialEq, Debug)]
@@ -126,7 +128,22 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         config.spec.append.clone_from(append);
     }
     let model = cpu_model(&config.spec.cpu_model, config.spec.cpus)?;
-    let (engine, engine_reason) = config.engine.engine()?;
+    let counting = matches!(config.spec.clock, ClockKind::Instructions(_));
+    let open = |choice| engines::choose(choice, counting, config.force);
+    let (mut engine, engine_reason) = open(config.engine)?;
+    let mut moves = Vec::new();
+    for &(choice, after_s) in &config.moves {
+        moves.push((open(choice)?.0, after_s));
+    }
+    // A machine keeps its model for life: it has what every engine has that will run it.
+    let mut lacks = Vec::new();
+    let mut model = model;
+    for engine in [&engine].into_iter().chain(moves.iter().map(|m| &m.0)) {
+        let (less, lost) = engine.model(&model);
+        model = less;
+        lacks.extend(lost);
+    }
+    config.spec.tsc_hz = model.tsc_hz;
     let memory = Arc::new(guest::memory(config.spec.memory)?);
     // Before anything is connected: a bad kernel leaves nothing behind.
     let acpi = machine::board::acpi(&config.spec);
@@ -163,12 +180,18 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         trace,
     );
     let machine = Arc::new(machine.map_err(UserError)?);
-    let mut vcpus = Vec::new();
-    for cpu in 0..config.spec.cpus {
-        let signals = machine.signals(cpu).clone();
-        let vcpu = engine.vcpu(cpu, &model, memory.clone(), signals);
-        vcpus.push(vcpu.map_err(|e| UserError(format!("cpu{cpu}: {e}")))?);
+    if config.engine == EngineChoice::Auto && engine.name() != "kvm" && !counting {
+        tracing::info!("engine {}: {engine_reason}", engine.name());
     }
+    if !lacks.is_empty() {
+        host.event(format!(
+            "this host's processor lacks {} of --cpu-model {}: the guest sees it without them",
+            lacks.join(", "),
+            model.name
+        ));
+    }
+    let processors = |engine: &dyn Engine| processors(engine, &machine, &model, &host);
+    let mut vcpus = processors(&*engine).map_err(UserError)?;
     watch_signals(&machine)?;
     let raw = RawMode::enter().map_err(|e| UserError(format!("terminal: {e}")))?;
     running.set(Some(machine.clone()));
@@ -177,15 +200,33 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
 
     let started = Instant::now();
     let mut resets = 0;
+    let mut moves = moves.into_iter();
+    for (_, after_s) in &config.moves {
+        pause_after(&machine, *after_s)?;
+    }
+    if let Err(finish) = place(&mut vcpus, &first, model.signature()) {
+        return Err(UserError(format!("{finish:?}")));
+    }
     let finish = loop {
-        if let Err(finish) = place(&mut vcpus, &first, model.signature()) {
-            break finish;
-        }
         let panicked = run_processors(&machine, &host, &mut vcpus, in_turns);
         let end = match panicked {
             Some(report) => End::Broken { cpu: 0, report },
             None => machine.ended().unwrap_or(End::Host("no reason".into())),
         };
+        if end == End::Paused {
+            if let Some((next, _)) = moves.next() {
+                let states: Vec<CpuState> = vcpus.iter().map(|v| v.state()).collect();
+                let text = format!("moved from {} to {}", engine.name(), next.name());
+                engine = next;
+                match moved(&states, processors(&*engine)) {
+                    Ok(vcpus_there) => vcpus = vcpus_there,
+                    Err(why) => break Finish::Broken(format!("{text}: {why}")),
+                }
+                host.event(text);
+            }
+            machine.resume();
+            continue;
+        }
         match finish_of(end, config.no_reboot) {
             Ok(finish) => break finish,
             Err(Again(message)) => {
@@ -200,7 +241,11 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
             Ok(state) => first = state,
             Err(error) => break Finish::Broken(format!("reset: {error}")),
         }
+        if let Err(finish) = place(&mut vcpus, &first, model.signature()) {
+            break finish;
+        }
     };
+    host.set_kicks(Vec::new());
     let wall_s = started.elapsed().as_secs_f64();
     running.set(None);
     drop(raw);
@@ -212,11 +257,51 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
             counters,
             engine_counts,
             engine.name(),
-            engine_reason,
+            &engine_reason,
             resets,
             wall_s,
         ),
         finish: with_trace(finish, &machine),
+    })
+}
+
+/// A processor of `engine` for each of the machine's.
+fn processors(
+    engine: &dyn Engine,
+    machine: &Machine,
+    model: &CpuModel,
+    host: &Threads,
+) -> Result<Vec<Box<dyn Vcpu>>, String> {
+    let mut vcpus = Vec::new();
+    for cpu in 0..machine.spec().cpus {
+        let (memory, signals) = (machine.memory().clone(), machine.signals(cpu).clone());
+        let vcpu = engine.vcpu(cpu, model, memory, signals);
+        vcpus.push(vcpu.map_err(|e| format!("cpu{cpu}: {e}"))?);
+    }
+    host.set_kicks(vcpus.iter().map(|v| v.kicker()).collect());
+    Ok(vcpus)
+}
+
+/// The processors of another engine, in the states that were left.
+fn moved(
+    states: &[CpuState],
+    vcpus: Result<Vec<Box<dyn Vcpu>>, String>,
+) -> Result<Vec<Box<dyn Vcpu>>, String> {
+    let mut vcpus = vcpus?;
+    for (vcpu, state) in vcpus.iter_mut().zip(states) {
+        vcpu.set_state(state).map_err(|e| e.to_string())?;
+    }
+    Ok(vcpus)
+}
+
+/// Pauses the machine once, so many seconds from now.
+fn pause_after(machine: &Arc<Machine>, after_s: f64) -> Result<(), UserError> {
+    let machine = Arc::downgrade(machine);
+    spawn("mover", move || {
+        thread::sleep(Duration::from_secs_f64(after_s));
+        if let Some(machine) = machine.upgrade() {
+            machine.stop(End::Paused);
+        }
     })
 }
 
@@ -283,6 +368,7 @@ fn finish_of(end: End, no_reboot: bool) -> Result<Finish, Again> {
         End::Quit => Finish::Quit,
         End::Signal(number) => Finish::Signal(number),
         End::Host(why) => Finish::Broken(why),
+        End::Paused => Finish::Broken("paused, and nobody resumes it".into()),
         End::Reset if no_reboot => Finish::Reset,
         End::Reset => return Err(Again(None)),
         End::TripleFault { cpu, at } => {

@@ -136,6 +136,15 @@ impl std::fmt::Display for Stats {
                 writeln!(f, "cpu{cpu:<10} {name}: {n}")?;
             }
         }
+        for (cpu, v) in self.vcpus.iter().enumerate() {
+            if v.guest_s + v.host_s > 0.0 {
+                writeln!(
+                    f,
+                    "cpu{cpu:<10} {:.3} s in the guest, {:.3} s outside",
+                    v.guest_s, v.host_s
+                )?;
+            }
+        }
         for d in &self.devices {
             writeln!(f, "{:<13} {} reads, {} writes", d.name, d.reads, d.writes)?;
         }

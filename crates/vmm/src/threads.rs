@@ -2,8 +2,10 @@
 
 use machine::Host;
 use machine::clock::Clock;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use x86::Kick;
 
 /// A place where one thread waits for a token. A token that comes while nobody waits is kept, so
 /// no wake is lost between a look at the pins and the wait.
@@ -66,6 +68,8 @@ pub struct Threads {
     vcpus: Vec<Parker>,
     /// The thread that runs the timers.
     pub timer: Parker,
+    /// What brings each processor out of the guest, where it does not look by itself.
+    kicks: RwLock<Vec<Option<Kick>>>,
     /// Lines for the user, one at a time.
     events: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -76,8 +80,14 @@ impl Threads {
         Threads {
             vcpus: (0..waiters.max(1)).map(|_| Parker::default()).collect(),
             timer: Parker::default(),
+            kicks: RwLock::default(),
             events,
         }
+    }
+
+    /// The processors that run from now on.
+    pub fn set_kicks(&self, kicks: Vec<Option<Kick>>) {
+        *self.kicks.write().unwrap_or_else(PoisonError::into_inner) = kicks;
     }
 
     fn place(&self, cpu: u32) -> &Parker {
@@ -91,6 +101,10 @@ impl Host for Threads {
     }
     fn wake(&self, cpu: u32) {
         self.place(cpu).unpark();
+        let kicks = self.kicks.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(kick)) = kicks.get(cpu as usize) {
+            kick();
+        }
     }
     fn timers_changed(&self) {
         self.timer.unpark();
@@ -100,19 +114,25 @@ impl Host for Threads {
     }
 }
 
-/// The host's monotonic clock, from 0 at power-on.
-pub struct HostClock(Instant);
+/// The host's monotonic clock, from 0 at power-on: the one that nobody slews, because it runs as
+/// the host's TSC does, which under KVM is the guest's.
+pub struct HostClock(u64);
+
+fn raw_ns() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicRaw);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 impl HostClock {
     /// Starts now.
     pub fn start() -> Self {
-        HostClock(Instant::now())
+        HostClock(raw_ns())
     }
 }
 
 impl Clock for HostClock {
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        raw_ns() - self.0
     }
 }
 

@@ -179,6 +179,10 @@ pub struct Counters {
     pub blocks_decoded: u64,
     /// Page walks.
     pub page_walks: u64,
+    /// Host time spent running the guest, in nanoseconds, where the engine measures it.
+    pub guest_ns: u64,
+    /// Host time spent outside it: serving what it asked for.
+    pub host_ns: u64,
 }
 
 impl Counters {
@@ -188,6 +192,9 @@ impl Counters {
         self.instructions + self.exceptions
     }
 }
+
+/// Makes a running processor look at its pins; see [`Vcpu::kicker`].
+pub type Kick = alloc::boxed::Box<dyn Fn() + Send + Sync>;
 
 /// One virtual processor of some engine.
 pub trait Vcpu: Send {
@@ -209,12 +216,45 @@ pub trait Vcpu: Send {
     fn trace_instructions(&mut self, on: bool) -> bool {
         !on
     }
+    /// What any thread must call after it has raised a pin, so that [`Self::run`] sees it soon.
+    /// `None` if this engine looks at its pins by itself.
+    fn kicker(&self) -> Option<Kick> {
+        None
+    }
+    /// After [`Stop::Halted`]: the pins that end the wait.
+    fn wakes_on(&self) -> u32 {
+        wakes_on(&self.state())
+    }
+}
+
+/// The pins that can end the wait of a processor in this state.
+pub fn wakes_on(state: &CpuState) -> u32 {
+    use crate::state::{Activity, Shadow, rflags};
+    let always = Signals::INIT | Signals::RETURN;
+    match state.activity {
+        Activity::WaitForSipi => always | Signals::SIPI,
+        Activity::Shutdown => always,
+        Activity::Running | Activity::Halted => {
+            let open = state.rflags & rflags::IF != 0 && state.shadow == Shadow::None;
+            let intr = if open { Signals::INTR } else { 0 };
+            let nmi = if state.nmi_blocked { 0 } else { Signals::NMI };
+            always | intr | nmi
+        }
+    }
 }
 
 /// A way to run processors.
 pub trait Engine: Send + Sync {
     /// Its name on the command line: `interp`, `bt`, `kvm`.
     fn name(&self) -> &'static str;
+    /// What of `wanted` this engine can do here: the model the machine is to be built with, and the
+    /// names of the features it lacks. A machine keeps its model for life, under every engine.
+    fn model(
+        &self,
+        wanted: &crate::cpuid::CpuModel,
+    ) -> (crate::cpuid::CpuModel, alloc::vec::Vec<String>) {
+        (wanted.clone(), alloc::vec::Vec::new())
+    }
     /// Makes the processor with APIC ID `id` in its power-on state.
     fn vcpu(
         &self,

@@ -9,6 +9,7 @@
 //! frequency: the crystal's. Kernels that don't know the leaf calibrate against the PIT or HPET,
 //! or read leaf 0x4000_0010.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use iced_x86::{Code, CpuidFeature, DecoderOptions};
 
@@ -31,6 +32,24 @@ enum Word {
     Ecx8001,
     Edx8001,
     Edx8007,
+}
+
+impl Word {
+    /// Leaf, subleaf, and which of EAX, EBX, ECX, EDX.
+    fn place(self) -> (u32, u32, usize) {
+        match self {
+            Word::Edx1 => (1, 0, 3),
+            Word::Ecx1 => (1, 0, 2),
+            Word::Eax6 => (6, 0, 0),
+            Word::Ebx7 => (7, 0, 1),
+            Word::Ecx7 => (7, 0, 2),
+            Word::Edx7 => (7, 0, 3),
+            Word::EaxD1 => (0xd, 1, 0),
+            Word::Ecx8001 => (0x8000_0001, 0, 2),
+            Word::Edx8001 => (0x8000_0001, 0, 3),
+            Word::Edx8007 => (0x8000_0007, 0, 3),
+        }
+    }
 }
 
 /// The first model that has a feature.
@@ -206,6 +225,9 @@ pub struct CpuModel {
     pub physical_bits: u32,
     /// Processors in the machine, for the topology leaves: APIC IDs are below it.
     pub cpus: u32,
+    /// Ticks of the time-stamp counter per second: [`TSC_HZ`], unless the machine was built for
+    /// an engine that cannot scale the host's.
+    pub tsc_hz: u64,
     instructions: [u64; 3],
     features: u128,
 }
@@ -240,6 +262,7 @@ impl CpuModel {
             name,
             physical_bits: 40,
             cpus: 1,
+            tsc_hz: TSC_HZ,
             instructions: [0; 3],
             features: 0,
         };
@@ -257,6 +280,35 @@ impl CpuModel {
     /// The same model in a machine of `cpus` processors.
     pub fn with_cpus(self, cpus: u32) -> CpuModel {
         CpuModel { cpus, ..self }
+    }
+
+    /// The same model with another TSC frequency in Hz.
+    pub fn with_tsc(self, tsc_hz: u64) -> CpuModel {
+        CpuModel { tsc_hz, ..self }
+    }
+
+    /// The model without the features that a host lacks, and their names. `host` is CPUID as the
+    /// host can give it to a guest; what is in `ours` does not depend on the host.
+    pub fn within(
+        &self,
+        host: impl Fn(u32, u32) -> [u32; 4],
+        ours: &[Feature],
+    ) -> (CpuModel, Vec<String>) {
+        let mut model = self.clone();
+        let mut lost = Vec::new();
+        for row in FEATURES.iter().filter(|r| self.feature(r.feature)) {
+            let (leaf, subleaf, register) = row.word.place();
+            let has = host(leaf, subleaf)[register] >> row.bit & 1 != 0;
+            if has || ours.contains(&row.feature) {
+                continue;
+            }
+            model.features &= !(1 << row.feature as u8);
+            for &f in row.iced {
+                model.instructions[f as usize / 64] &= !(1 << (f as usize % 64));
+            }
+            lost.push(alloc::format!("{:?}", row.feature).to_lowercase());
+        }
+        (model, lost)
     }
 
     /// True if every one of `needed` exists in this model.
@@ -355,7 +407,7 @@ impl CpuModel {
     /// What CPUID answers: EAX, EBX, ECX, EDX.
     pub fn cpuid(&self, leaf: u32, subleaf: u32, view: &View) -> [u32; 4] {
         match leaf {
-            0x4000_0000..=0x4000_00ff => hypervisor(leaf),
+            0x4000_0000..=0x4000_00ff => self.hypervisor(leaf),
             0x8000_0000..=EXTENDED => self.extended(leaf),
             0..=BASIC => self.basic(leaf, subleaf, view),
             // Beyond the last leaf the last basic one answers.
@@ -419,9 +471,12 @@ impl CpuModel {
                 [shift, count, subleaf & 0xff | kind << 8, view.id]
             }
             0xd if self.feature(Feature::Xsave) => self.xsave_leaf(subleaf, view),
-            0x15 => [1, (TSC_HZ / CRYSTAL_HZ) as u32, CRYSTAL_HZ as u32, 0],
+            0x15 => {
+                let (den, num) = crystal_ratio(self.tsc_hz);
+                [den, num, CRYSTAL_HZ as u32, 0]
+            }
             0x16 => {
-                let mhz = (TSC_HZ / 1_000_000) as u32;
+                let mhz = (self.tsc_hz / 1_000_000) as u32;
                 [mhz, mhz, 100, 0]
             }
             _ => [0; 4],
@@ -510,26 +565,51 @@ fn vendor(max: u32, name: &[u8; 12]) -> [u32; 4] {
     [max, four(&name[0..]), four(&name[8..]), four(&name[4..])]
 }
 
-/// The hypervisor's leaves: a signature in EBX, ECX, EDX; TSC and APIC timer frequencies in kHz
-/// (VMware's convention).
-fn hypervisor(leaf: u32) -> [u32; 4] {
-    let name = b"MoinhoMoinho";
-    match leaf {
-        0x4000_0000 => [
-            HYPERVISOR,
-            four(&name[0..]),
-            four(&name[4..]),
-            four(&name[8..]),
-        ],
-        HYPERVISOR => [(TSC_HZ / 1000) as u32, (CRYSTAL_HZ / 1000) as u32, 0, 0],
-        _ => [0; 4],
+/// Leaf 0x15: denominator and numerator of TSC : crystal. The best fraction whose product with the
+/// crystal's kilohertz fits the 32 bits in which Linux multiplies them; within a millionth.
+fn crystal_ratio(tsc_hz: u64) -> (u32, u32) {
+    const MOST: u64 = u32::MAX as u64 / (CRYSTAL_HZ / 1000);
+    let (mut a, mut b) = (tsc_hz, CRYSTAL_HZ);
+    // Convergents of the continued fraction: numerators and denominators.
+    let ((mut n0, mut d0), (mut n1, mut d1)) = ((0u64, 1u64), (1u64, 0u64));
+    while b != 0 {
+        let q = a / b;
+        let (n2, d2) = (q * n1 + n0, q * d1 + d0);
+        if n2 > MOST {
+            break;
+        }
+        (n0, d0, n1, d1) = (n1, d1, n2, d2);
+        (a, b) = (b, a % b);
+    }
+    (d1.max(1) as u32, n1 as u32)
+}
+
+impl CpuModel {
+    /// The hypervisor's leaves: a signature in EBX, ECX, EDX; TSC and APIC timer frequencies in
+    /// kHz (VMware's convention).
+    fn hypervisor(&self, leaf: u32) -> [u32; 4] {
+        let name = b"MoinhoMoinho";
+        match leaf {
+            0x4000_0000 => [
+                HYPERVISOR,
+                four(&name[0..]),
+                four(&name[4..]),
+                four(&name[8..]),
+            ],
+            HYPERVISOR => [
+                (self.tsc_hz / 1000) as u32,
+                (CRYSTAL_HZ / 1000) as u32,
+                0,
+                0,
+            ],
+            _ => [0; 4],
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::String;
 
     const VIEW: View = View {
         id: 0,
@@ -584,5 +664,35 @@ mod tests {
         let view = View { id: 5, ..VIEW };
         assert_eq!(model.cpuid(0xb, 1, &view), [3, 6, 0x201, 5]);
         assert_eq!(model.cpuid(1, 0, &view)[1], 5 << 24 | 8 << 16 | 8 << 8);
+    }
+
+    #[test]
+    fn leaf_15_states_any_tsc_frequency_within_a_millionth_and_without_overflow() {
+        for hz in [
+            1_000_000_000u64,
+            2_595_124_000,
+            3_699_998_000,
+            999_999_000,
+            4_100_000_000,
+        ] {
+            let (den, num) = crystal_ratio(hz);
+            assert!(u64::from(num) * (CRYSTAL_HZ / 1000) <= u64::from(u32::MAX));
+            let stated = CRYSTAL_HZ as f64 * f64::from(num) / f64::from(den);
+            assert!((stated / hz as f64 - 1.0).abs() < 1e-6, "{hz}: {den} {num}");
+        }
+    }
+
+    #[test]
+    fn a_model_loses_what_the_host_lacks_with_its_instructions() {
+        let v3 = CpuModel::by_name("x86-64-v3").unwrap();
+        let (same, lost) = v3.within(|_, _| [!0; 4], &[]);
+        assert_eq!((same, lost.len()), (v3.clone(), 0));
+        let host = |leaf, sub| match (leaf, sub) {
+            (1, 0) => [!0, !0, !(1 << 28 | 1 << 21), !0],
+            _ => [!0; 4],
+        };
+        let (less, lost) = v3.within(host, &[Feature::X2apic]);
+        assert_eq!(lost, ["avx"]);
+        assert!(!less.has(CpuidFeature::AVX) && less.feature(Feature::X2apic));
     }
 }

@@ -73,6 +73,20 @@ impl InterpVcpu {
     pub fn cpu(&mut self) -> &mut Cpu {
         &mut self.cpu
     }
+    /// Delivers an exception that another engine had begun to deliver, through the IDT; RIP is
+    /// already what the handler returns to.
+    pub fn deliver(
+        &mut self,
+        bus: &mut dyn Bus,
+        vector: u8,
+        code: Option<u16>,
+    ) -> Result<(), Stop> {
+        let mut x = Exec {
+            cpu: &mut self.cpu,
+            bus,
+        };
+        x.event(|x| x.raise(vector, code, Source::Fault))
+    }
 }
 
 /// What a block was decoded for.

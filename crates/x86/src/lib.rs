@@ -27,7 +27,7 @@ pub mod table;
 mod task;
 pub mod trace;
 pub mod trap;
-mod xstate;
+pub mod xstate;
 
-pub use bus::{Bus, Counters, Engine, Event, Signals, StateError, Stop, Vcpu};
+pub use bus::{Bus, Counters, Engine, Event, Kick, Signals, StateError, Stop, Vcpu, wakes_on};
 pub use state::CpuState;

@@ -199,8 +199,8 @@ pub static MSRS: &[Msr] = &[
     // Microcode revision 1; writing is how software asks for it.
     msr(0x8b, "IA32_BIOS_SIGN_ID", |_| 1 << 32, |_, _| true),
     // The ratio of the TSC to 100 MHz.
-    read_only(0xce, "MSR_PLATFORM_INFO", |_| {
-        (crate::cpuid::TSC_HZ / 100_000_000) << 8
+    read_only(0xce, "MSR_PLATFORM_INFO", |x| {
+        (x.model.tsc_hz / 100_000_000) << 8
     }),
     // 8 variable ranges, fixed ranges, WC.
     read_only(0xfe, "IA32_MTRRCAP", |_| 0x508),

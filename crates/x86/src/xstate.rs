@@ -1,6 +1,6 @@
 //! The memory images of the x87, SSE and AVX state: the 512 bytes of FXSAVE, the XSAVE header
 //! and the AVX component (SDM volume 1, "Saving and Restoring" and "Managing State Using the
-//! XSAVE Feature Set"). Called by `isa::xsave`.
+//! XSAVE Feature Set"). Called by `isa::xsave`, and by engines that exchange whole images.
 
 use crate::state::{CpuState, Register80, X87, xcr0};
 
@@ -111,5 +111,55 @@ pub(crate) fn load_xmm(image: &Legacy, s: &mut CpuState, count: usize) {
     for n in 0..count {
         s.vector[n][0] = image[20 + 2 * n];
         s.vector[n][1] = image[21 + 2 * n];
+    }
+}
+
+/// An XSAVE image in standard form with the x87, SSE and AVX components, as quadwords.
+pub type Image = [u64; 104];
+
+/// Quadword of XSTATE_BV.
+const XSTATE_BV: usize = 64;
+const AVX_WORD: usize = AVX_OFFSET as usize / 8;
+
+/// The image of `s`; the AVX component only if `avx`.
+pub fn to_image(s: &CpuState, avx: bool) -> Image {
+    let mut legacy: Legacy = [0; 52];
+    store_x87(&mut legacy, &s.x87, true);
+    store_mxcsr(&mut legacy, s.mxcsr);
+    store_xmm(&mut legacy, s, 16);
+    let mut image = [0; 104];
+    image[..52].copy_from_slice(&legacy);
+    image[XSTATE_BV] = xcr0::X87 | xcr0::SSE;
+    if avx {
+        image[XSTATE_BV] |= xcr0::AVX;
+        for (n, v) in s.vector.iter().enumerate() {
+            image[AVX_WORD + 2 * n] = v[2];
+            image[AVX_WORD + 2 * n + 1] = v[3];
+        }
+    }
+    image
+}
+
+/// The reverse of [`to_image`]; components that XSTATE_BV leaves out are in their initial
+/// configuration. The selectors of the last x87 instruction and operand are not in the image.
+pub fn from_image(image: &Image, s: &mut CpuState) {
+    let mut legacy: Legacy = [0; 52];
+    legacy.copy_from_slice(&image[..52]);
+    let has = |component| image[XSTATE_BV] & component != 0;
+    s.x87 = if has(xcr0::X87) {
+        load_x87(&legacy, true)
+    } else {
+        X87::default()
+    };
+    s.mxcsr = image[3] as u32;
+    s.vector = [[0; 4]; 16];
+    if has(xcr0::SSE) {
+        load_xmm(&legacy, s, 16);
+    }
+    if has(xcr0::AVX) {
+        for (n, v) in s.vector.iter_mut().enumerate() {
+            v[2] = image[AVX_WORD + 2 * n];
+            v[3] = image[AVX_WORD + 2 * n + 1];
+        }
     }
 }

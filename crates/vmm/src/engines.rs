@@ -1,0 +1,389 @@
+//! Which engine runs the processors: the best one that works here, found by measuring.
+//!
+//! A `/dev/kvm` may exist, answer every question, and still emulate ring 0 a thousand times too
+//! slowly. So [`choose`] runs two loops of known length in it, one in ring 0 and one in ring 3, which take
+//! a few milliseconds even there. [`report`] measures every engine for `moinho engines`.
+
+use crate::config::{EngineChoice, UserError};
+use kvm::KvmEngine;
+use mem::{Gpa, GuestMemory};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Instant;
+use x86::cpuid::CpuModel;
+use x86::interp::Interpreter;
+use x86::state::{Attributes, Segment, cr0, cr4, efer, rflags, seg};
+use x86::{Bus, CpuState, Engine, Signals, Stop, Vcpu};
+
+/// What an engine does on this host.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Speed {
+    /// Million instructions a second of a loop in ring 0.
+    pub ring0_mips: f64,
+    /// The same in ring 3.
+    pub ring3_mips: f64,
+    /// Microseconds of a port write to the machine and back.
+    pub exit_us: f64,
+}
+
+impl Speed {
+    /// Ring 0 is emulated: no ordinary kernel gets anywhere.
+    fn is_trap(&self) -> bool {
+        self.ring0_mips * 8.0 < self.ring3_mips
+    }
+}
+
+/// One line of `moinho engines`.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct EngineReport {
+    /// The name for `--engine`.
+    pub engine: &'static str,
+    /// A guest can be run with it.
+    pub usable: bool,
+    /// Why not.
+    pub problem: Option<String>,
+    /// What can be done about it.
+    pub way_out: Option<String>,
+    /// Its speed, if it could be measured.
+    pub speed: Option<Speed>,
+}
+
+/// Why an engine is not to be used.
+struct Unusable {
+    problem: String,
+    way_out: String,
+    speed: Option<Speed>,
+    /// The engine all the same, if the user insists.
+    forced: Option<Box<dyn Engine>>,
+}
+
+type Opened = Result<(Box<dyn Engine>, Option<Speed>), Unusable>;
+
+/// An engine by name, how it is opened, and whether it can follow a clock that counts
+/// instructions.
+struct Candidate {
+    name: &'static str,
+    choice: EngineChoice,
+    open: fn() -> Opened,
+    counts: bool,
+    /// `auto` may take it.
+    auto: bool,
+}
+
+/// Best first. `auto` takes the first that opens; the last always does.
+const CANDIDATES: &[Candidate] = &[
+    Candidate {
+        name: "kvm",
+        choice: EngineChoice::Kvm,
+        open: open_kvm,
+        counts: false,
+        auto: true,
+    },
+    Candidate {
+        name: "bt",
+        choice: EngineChoice::Bt,
+        open: open_bt,
+        counts: true,
+        // Until it runs everything the interpreter runs.
+        auto: false,
+    },
+    Candidate {
+        name: "interp",
+        choice: EngineChoice::Interp,
+        open: || Ok((Box::new(Interpreter), None)),
+        counts: true,
+        auto: true,
+    },
+];
+
+fn open_bt() -> Opened {
+    match bt::Translation::new() {
+        Ok(engine) => Ok((Box::new(engine), None)),
+        Err(why) => Err(Unusable {
+            problem: why.to_string(),
+            way_out: "use --engine interp".into(),
+            speed: None,
+            forced: None,
+        }),
+    }
+}
+
+fn open_kvm() -> Opened {
+    let open = || {
+        KvmEngine::open().map_err(|e| Unusable {
+            problem: e.to_string(),
+            way_out: e.way_out().into(),
+            speed: None,
+            forced: None,
+        })
+    };
+    // The engine that is measured is spent: its machine has the probe's memory.
+    let speed = match measure(&open()?, 40_000, 10) {
+        Ok(speed) => speed,
+        Err(why) => {
+            return Err(Unusable {
+                problem: format!("/dev/kvm does not run a loop: {why}"),
+                way_out: "use another engine; see the kernel's log".into(),
+                speed: None,
+                forced: open().ok().map(|e| Box::new(e) as Box<dyn Engine>),
+            });
+        }
+    };
+    let engine = Box::new(open()?);
+    if speed.is_trap() {
+        return Err(Unusable {
+            problem: format!(
+                "/dev/kvm here emulates ring 0: {:.1} MIPS there, {:.0} in ring 3; an ordinary kernel would hang",
+                speed.ring0_mips, speed.ring3_mips
+            ),
+            way_out: "use another engine; KVM needs hardware virtualization below (nested, in a virtual machine)".into(),
+            speed: Some(speed),
+            forced: Some(engine),
+        });
+    }
+    Ok((engine, Some(speed)))
+}
+
+/// The engine for a machine, and why it is this one. `counting`: the machine's clock counts
+/// instructions. `force` takes an engine that would be refused.
+pub(crate) fn choose(
+    choice: EngineChoice,
+    counting: bool,
+    force: bool,
+) -> Result<(Box<dyn Engine>, String), UserError> {
+    let mut rejected = Vec::new();
+    for candidate in CANDIDATES {
+        let auto = choice == EngineChoice::Auto;
+        let wanted = if auto {
+            candidate.auto
+        } else {
+            choice == candidate.choice
+        };
+        if !wanted {
+            continue;
+        }
+        let name = candidate.name;
+        if counting && !candidate.counts {
+            if auto {
+                rejected.push(format!("{name} cannot count instructions for --clock"));
+                continue;
+            }
+            return Err(UserError::new(
+                format_args!("--engine {name}: it cannot count instructions for --clock insn"),
+                "use --engine interp or --clock host",
+            ));
+        }
+        match ((candidate.open)(), auto) {
+            (Ok((engine, _)), false) => return Ok((engine, "asked for".into())),
+            (Ok((engine, speed)), true) => {
+                let mut reason = rejected.join("; ");
+                if let Some(speed) = speed {
+                    reason = format!(
+                        "measured: ring 0 {:.0} MIPS, ring 3 {:.0} MIPS",
+                        speed.ring0_mips, speed.ring3_mips
+                    );
+                }
+                return Ok((engine, reason));
+            }
+            (Err(no), true) => rejected.push(format!("{name}: {}", no.problem)),
+            (Err(no), false) => match no.forced {
+                Some(engine) if force => {
+                    return Ok((engine, format!("forced although {}", no.problem)));
+                }
+                forced => {
+                    let force = if forced.is_some() {
+                        ", or give --force"
+                    } else {
+                        ""
+                    };
+                    return Err(UserError::new(
+                        format_args!("--engine {name}: {}", no.problem),
+                        format_args!("{}{force}", no.way_out),
+                    ));
+                }
+            },
+        }
+    }
+    unreachable!("every choice has a candidate, and the interpreter always opens")
+}
+
+/// Opens and measures every engine.
+pub fn report() -> Vec<EngineReport> {
+    CANDIDATES
+        .iter()
+        .map(|candidate| {
+            let measured = |engine: &dyn Engine| measure(engine, 2_000_000, 1_000);
+            match (candidate.open)() {
+                Ok((engine, _)) => {
+                    let speed = measured(&*engine);
+                    EngineReport {
+                        engine: candidate.name,
+                        usable: speed.is_ok(),
+                        problem: speed.as_ref().err().cloned(),
+                        way_out: None,
+                        speed: speed.ok(),
+                    }
+                }
+                Err(no) => EngineReport {
+                    engine: candidate.name,
+                    usable: false,
+                    problem: Some(no.problem),
+                    way_out: Some(no.way_out),
+                    speed: no.speed,
+                },
+            }
+        })
+        .collect()
+}
+
+/// The end of a loop, and an exit that is only counted.
+const END: u8 = 0xf5;
+const TICK: u8 = 0xf4;
+/// `1: dec ecx; jnz 1b; out END, al`
+const SPIN: [u8; 6] = [0xff, 0xc9, 0x75, 0xfc, 0xe6, END];
+/// `1: out TICK, al; dec ecx; jnz 1b; out END, al`
+const EXITS: [u8; 8] = [0xe6, TICK, 0xff, 0xc9, 0x75, 0xfa, 0xe6, END];
+const SPIN_AT: u64 = 0x8000;
+const EXITS_AT: u64 = 0x9000;
+
+/// Rounds of a loop that end in a few milliseconds even where ring 0 is emulated.
+const FEW: u32 = 2_000;
+
+/// Measures an engine with loops of `many` rounds (a few, if they show it to be slow) and `exits`
+/// port writes: 64-bit code under paging, as a kernel runs, and the same in ring 3. The engine's
+/// machine gets the probe's memory.
+fn measure(engine: &dyn Engine, many: u32, exits: u32) -> Result<Speed, String> {
+    let memory = GuestMemory::flat(0x1_0000).map_err(|e| e.to_string())?;
+    let put = |at, bytes: &[u8]| memory.write(Gpa(at), bytes).map_err(|e| e.to_string());
+    // One 2 MB page at 0, for everybody: PML4, PDPT, PD.
+    for (at, entry) in [(0x1000, 0x2007u64), (0x2000, 0x3007), (0x3000, 0x87)] {
+        put(at, &entry.to_le_bytes())?;
+    }
+    put(SPIN_AT, &SPIN)?;
+    put(EXITS_AT, &EXITS)?;
+    let (model, _) = engine.model(&CpuModel::all()[0]);
+    let signals = Arc::new(Signals::default());
+    let mut vcpu = engine.vcpu(0, &model, Arc::new(memory), signals.clone())?;
+    let mut bus = ProbeBus(signals);
+    let mut run = |ring: u8, at: u64, rounds: u32| -> Result<f64, String> {
+        let mut best = f64::MAX;
+        for _ in 0..3 {
+            let state = state(model.signature(), ring, at, rounds);
+            vcpu.set_state(&state).map_err(|e| e.to_string())?;
+            best = best.min(timed(&mut *vcpu, &mut bus)?);
+        }
+        Ok(best)
+    };
+    // Pages and caches of the host.
+    run(0, EXITS_AT, 2)?;
+    let mut spin = |ring| -> Result<f64, String> {
+        let empty = run(ring, SPIN_AT, 1)?;
+        let mut turns = FEW;
+        let mut time = run(ring, SPIN_AT, turns)? - empty;
+        // Fast enough to be asked for more, which drowns the cost of getting there.
+        if time < 5e-4 {
+            turns = many;
+            time = run(ring, SPIN_AT, turns)? - empty;
+        }
+        Ok(2.0 * f64::from(turns) / time.max(1e-7) / 1e6)
+    };
+    let (ring0_mips, ring3_mips) = (spin(0)?, spin(3)?);
+    let exit = run(0, EXITS_AT, exits)?;
+    Ok(Speed {
+        ring0_mips,
+        ring3_mips,
+        exit_us: exit / f64::from(exits) * 1e6,
+    })
+}
+
+fn timed(vcpu: &mut dyn Vcpu, bus: &mut dyn Bus) -> Result<f64, String> {
+    let start = Instant::now();
+    match vcpu.run(bus, u64::MAX) {
+        Stop::Requested => Ok(start.elapsed().as_secs_f64().max(1e-9)),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// 64-bit mode in `ring`, I/O permitted, RIP `at`, ECX = `rounds`.
+fn state(signature: u32, ring: u8, at: u64, rounds: u32) -> CpuState {
+    let mut s = CpuState::reset(signature, true);
+    let dpl = u16::from(ring) << 5;
+    let flat = |attributes| Segment {
+        selector: 8 | u16::from(ring),
+        attributes: Attributes(attributes | dpl),
+        limit: !0,
+        base: 0,
+    };
+    s.seg = [flat(0xc93); 6];
+    s.seg[usize::from(seg::CS)] = flat(0xa9b);
+    s.cpl = ring;
+    s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP;
+    s.cr3 = 0x1000;
+    s.cr4 = cr4::PAE;
+    s.efer = efer::LME | efer::LMA;
+    s.rflags = rflags::FIXED | rflags::IOPL;
+    s.rip = at;
+    s.gpr[x86::state::gpr::RCX] = rounds.into();
+    s
+}
+
+/// A machine with two ports.
+struct ProbeBus(Arc<Signals>);
+
+impl Bus for ProbeBus {
+    fn mmio_read(&mut self, _at: Gpa, _size: u8) -> u64 {
+        !0
+    }
+    fn mmio_write(&mut self, _at: Gpa, _size: u8, _value: u64) {}
+    fn port_in(&mut self, _port: u16, _size: u8) -> u32 {
+        !0
+    }
+    fn port_out(&mut self, port: u16, _size: u8, _value: u32) {
+        if port == u16::from(END) {
+            self.0.raise(Signals::RETURN);
+        }
+    }
+    fn msr_read(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+    fn msr_write(&mut self, _index: u32, _value: u64) -> bool {
+        false
+    }
+    fn tsc(&mut self) -> u64 {
+        0
+    }
+    fn task_priority(&mut self) -> u8 {
+        0
+    }
+    fn set_task_priority(&mut self, _class: u8) {}
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interpreter_is_measured_and_a_counting_clock_never_gets_kvm() {
+        let speed = measure(&Interpreter, 1000, 10).unwrap();
+        assert!(speed.ring0_mips > 0.0 && !speed.is_trap(), "{speed:?}");
+        let (engine, reason) = choose(EngineChoice::Auto, true, false).unwrap();
+        assert_eq!(engine.name(), "interp");
+        assert!(reason.contains("kvm cannot count"), "{reason}");
+        assert!(choose(EngineChoice::Kvm, true, true).is_err());
+    }
+
+    #[test]
+    fn a_slow_ring_0_is_a_trap() {
+        let speed = |ring0_mips, ring3_mips| Speed {
+            ring0_mips,
+            ring3_mips,
+            exit_us: 1.0,
+        };
+        assert!(speed(1.6, 2000.0).is_trap());
+        assert!(!speed(900.0, 2000.0).is_trap());
+        assert!(!speed(100.0, 100.0).is_trap());
+    }
+}
