@@ -7,7 +7,7 @@ use core::mem::offset_of;
 /// Entries of each software TLB table.
 pub const TLB_ENTRIES: usize = 1024;
 /// Entries of each indirect-branch table.
-pub const BRANCH_ENTRIES: usize = 4096;
+pub const BRANCH_ENTRIES: usize = 2048;
 
 /// A TLB entry: the page's linear address negated, so that adding it to an address leaves the
 /// offset in the page, and where the page lies in this process.
@@ -76,6 +76,41 @@ pub struct Area {
     pub pins: u64,
     /// The pins that end translated code at the next poll.
     pub pin_mask: u64,
+    /// That mask with interrupts disabled and enabled.
+    pub pins_off: u64,
+    /// See `pins_off`.
+    pub pins_on: u64,
+    /// RFLAGS without the bits that live in the host's register: IF, IOPL, NT, AC, ID, bit 1.
+    pub high: u64,
+    /// `high` with IF clear and set.
+    pub high_off: u64,
+    /// See `high_off`.
+    pub high_on: u64,
+    /// The bits of RFLAGS that live in the host's register, for PEXT and PDEP.
+    pub host_flags: u64,
+    /// The privilege level, 0 or 3, as SYSCALL, SYSRET and IRET change it; the segments follow
+    /// when translated code is left.
+    pub ring: u64,
+    /// Not zero: SYSCALL and SYSRET are the interpreter's.
+    pub syscall_bad: u64,
+    /// Not zero: IRET is the interpreter's.
+    pub iret_bad: u64,
+    /// Target of SYSCALL.
+    pub lstar: u64,
+    /// Selectors of STAR, for both rings.
+    pub kernel_cs: u64,
+    /// See `kernel_cs`.
+    pub kernel_ss: u64,
+    /// See `kernel_cs`.
+    pub user_cs: u64,
+    /// See `kernel_cs`.
+    pub user_ss: u64,
+    /// Selectors in CS and SS while in ring 0.
+    pub cs: u64,
+    /// See `cs`.
+    pub ss: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
     /// The host's stack pointer.
     pub host_rsp: u64,
     /// Where to jump on entering.
@@ -92,8 +127,18 @@ pub struct Area {
     pub page_mask: u64,
     /// MXCSR: the guest's and the host's.
     pub mxcsr: [u32; 2],
-    /// Blocks entered by way of the dispatcher.
-    pub dispatches: u64,
+    /// The address space these tables are for ([`x86::mmu::History`]).
+    pub space: u64,
+    /// Single-page flushes these tables have seen.
+    pub pages_seen: u64,
+    /// The part of the mode that all views share, when the branch tables were filled.
+    pub control: u64,
+    /// The privilege level plus one for which each view's branch table was filled; 0: none.
+    pub levels: [u64; 3],
+    /// Views whose data tables hold something, one bit each.
+    pub data_used: u32,
+    /// Views whose branch tables hold something.
+    pub branches_used: u32,
     /// Guest YMM0–YMM15, valid outside translated code.
     pub vector: [[u64; 4]; 16],
     /// One set of tables per view.
@@ -122,14 +167,46 @@ impl Area {
         (offset_of!(Area, gpr) + 8 * n as usize) as i32
     }
 
-    /// A zeroed area with empty tables.
-    pub fn new() -> Box<Area> {
+    /// Empties all tables.
+    pub fn flush(&mut self) {
+        for (n, tables) in self.tables.iter_mut().enumerate() {
+            if self.data_used & 1 << n != 0 {
+                tables.flush_data();
+            }
+        }
+        self.data_used = 0;
+        self.flush_branches();
+    }
+
+    /// Empties the branch tables.
+    pub fn flush_branches(&mut self) {
+        for (n, tables) in self.tables.iter_mut().enumerate() {
+            if self.branches_used & 1 << n != 0 {
+                tables.flush_branches();
+            }
+        }
+        self.branches_used = 0;
+    }
+
+    /// Empties the tables of pages that may be written.
+    pub fn flush_writes(&mut self) {
+        for (n, tables) in self.tables.iter_mut().enumerate() {
+            if self.data_used & 1 << n != 0 {
+                flush_table(&mut tables.write);
+            }
+        }
+    }
+
+    /// A zeroed area with empty tables, for a processor with its pins at this address.
+    pub fn new(pins: u64) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
         // is allocated zeroed because half a megabyte does not belong on the stack.
         let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
+        area.pins = pins;
         area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
         area.branch_mask = BRANCH_ENTRIES as u64 - 1;
         area.page_mask = !0xfff;
+        area.host_flags = crate::vcpu::HOST_FLAGS;
         for tables in &mut area.tables {
             tables.flush_data();
             tables.flush_branches();
@@ -145,14 +222,17 @@ impl TlbEntry {
     };
 }
 
+fn flush_table(table: &mut [TlbEntry; TLB_ENTRIES]) {
+    table.fill(TlbEntry::ZERO);
+    table[0].negated_page = 0x1000u64.wrapping_neg();
+}
+
 impl Tables {
     /// Empties the data tables. An entry of zeroes is for page 0 and so matches nothing in any
     /// slot but the first; the first gets an address that belongs to the second.
     pub fn flush_data(&mut self) {
-        for table in [&mut self.read, &mut self.write] {
-            table.fill(TlbEntry::ZERO);
-            table[0].negated_page = 0x1000u64.wrapping_neg();
-        }
+        flush_table(&mut self.read);
+        flush_table(&mut self.write);
     }
 
     /// Empties the branch table; the same idea.

@@ -27,6 +27,8 @@ pub struct Site {
     pub code: Code,
     /// The instruction uses x87, MMX, SSE or AVX registers.
     pub vector: bool,
+    /// The instruction follows an STI: interrupts wait for it.
+    pub shadow: bool,
 }
 
 /// Kinds of [`Site`].

@@ -157,18 +157,9 @@ impl Asm {
     pub fn load32(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, false, &[0x8b], reg, mem);
     }
-    /// `movzx reg, word [mem]`.
-    pub fn load16(&mut self, reg: u8, mem: Mem) {
-        self.with_mem(None, false, &[0x0f, 0xb7], reg, mem);
-    }
     /// `mov [mem], reg`, 64 bits.
     pub fn store(&mut self, mem: Mem, reg: u8) {
         self.with_mem(None, true, &[0x89], reg, mem);
-    }
-    /// `mov [mem], reg` of 2, 4 or 8 bytes.
-    pub fn store_sized(&mut self, mem: Mem, reg: u8, size: u8) {
-        let prefix = (size == 2).then_some(0x66);
-        self.with_mem(prefix, size == 8, &[0x89], reg, mem);
     }
     /// `lea reg, [mem]`.
     pub fn lea(&mut self, reg: u8, mem: Mem) {
@@ -181,10 +172,6 @@ impl Asm {
     /// `add reg, [mem]`.
     pub fn add_mem(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, true, &[0x03], reg, mem);
-    }
-    /// `test [mem32], reg32`.
-    pub fn test_mem32(&mut self, mem: Mem, reg: u8) {
-        self.with_mem(None, false, &[0x85], reg, mem);
     }
     /// `jmp [mem]`.
     pub fn jmp_mem(&mut self, mem: Mem) {
@@ -244,6 +231,48 @@ impl Asm {
         self.modrm(to, Mem::gs(disp));
     }
 
+    /// `pdep to, from, gs:[disp]`: no flags.
+    pub fn pdep_gs(&mut self, to: u8, from: u8, disp: i32) {
+        let byte1 = (!(to >> 3) & 1) << 7 | 0x40 | 0x20 | 2;
+        let byte2 = 0x80 | (!from & 15) << 3 | 3;
+        self.put(&[0x65, 0xc4, byte1, byte2, 0xf5]);
+        self.modrm(to, Mem::gs(disp));
+    }
+    /// `or reg32, imm32`.
+    pub fn or_imm32(&mut self, reg: u8, value: u32) {
+        self.put(&[0x40 | reg >> 3, 0x81, 0xc8 | reg & 7]);
+        self.put(&value.to_le_bytes());
+    }
+    /// `test reg32, imm32`.
+    pub fn test_imm32(&mut self, reg: u8, value: u32) {
+        self.put(&[0x40 | reg >> 3, 0xf7, 0xc0 | reg & 7]);
+        self.put(&value.to_le_bytes());
+    }
+    /// `cmp reg, [mem]`.
+    pub fn cmp_mem(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x3b], reg, mem);
+    }
+    /// `cmp qword [mem], imm8`.
+    pub fn cmp_mem_imm8(&mut self, mem: Mem, value: i8) {
+        self.with_mem(None, true, &[0x83], 7, mem);
+        self.bytes.push(value as u8);
+    }
+    /// `cmovnz reg, [mem]`.
+    pub fn cmovnz(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x0f, 0x45], reg, mem);
+    }
+    /// `shr reg, count`.
+    pub fn shr(&mut self, reg: u8, count: u8) {
+        self.put(&[0x48 | reg >> 3, 0xc1, 0xe8 | reg & 7, count]);
+    }
+    /// `pushfq; pop reg` with a host stack.
+    pub fn take_flags(&mut self, reg: u8) {
+        self.put(&[0x9c, 0x40 | reg >> 3, 0x58 | reg & 7]);
+    }
+    /// `push reg; popfq` with a host stack.
+    pub fn give_flags(&mut self, reg: u8) {
+        self.put(&[0x40 | reg >> 3, 0x50 | reg & 7, 0x9d]);
+    }
     /// `and reg32, imm32`.
     pub fn and_imm32(&mut self, reg: u8, value: u32) {
         self.put(&[0x40 | reg >> 3, 0x81, 0xe0 | reg & 7]);
@@ -289,12 +318,6 @@ impl Asm {
     pub fn jmp_to(&mut self, host: u64) {
         let from = self.here() + 5;
         self.bytes.push(0xe9);
-        self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
-    }
-    /// `jcc` to a host address within 2 GiB.
-    pub fn jcc_to(&mut self, cc: u8, host: u64) {
-        let from = self.here() + 6;
-        self.put(&[0x0f, 0x80 | cc]);
         self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
     }
     /// Raw bytes.

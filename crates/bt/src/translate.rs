@@ -13,6 +13,7 @@
 use crate::area::{Area, View};
 use crate::block::{Kind, Site};
 use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
+use crate::vcpu::HOST_FLAGS;
 use core::mem::offset_of;
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction,
@@ -20,6 +21,7 @@ use iced_x86::{
 };
 use x86::exec::Exec;
 use x86::mmu::Access;
+use x86::state::{cr4, rflags};
 use x86::table::{self, Privilege, Sensitivity, Unit};
 
 /// Instructions in a block at most.
@@ -32,6 +34,10 @@ const FLAGS: u32 = RflagsBits::OF
     | RflagsBits::CF
     | RflagsBits::PF;
 
+/// Conditions as in the opcode of Jcc.
+const EQUAL: u8 = 4;
+const NOT_EQUAL: u8 = 5;
+
 /// Displacements of [`Area`] fields that code uses.
 mod field {
     use super::{Area, Mem, offset_of};
@@ -41,12 +47,15 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(rip reason detail site spill value pins pin_mask fs_base gs_base);
+        fields!(rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
+            high high_off high_on ring syscall_bad iret_bad lstar kernel_cs kernel_ss user_cs
+            user_ss cs ss kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
     pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
     pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
+    pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
     pub const PIN_MASK: i32 = offset_of!(Area, pin_mask) as i32;
 }
 
@@ -146,8 +155,32 @@ enum Class {
     JumpIndirect,
     CallIndirect,
     Return,
+    /// PUSHFQ.
+    PushFlags,
+    /// POPFQ.
+    PopFlags,
+    /// CLI in ring 0.
+    Cli,
+    /// STI in ring 0.
+    Sti,
+    SwapGs,
+    /// STAC and CLAC.
+    UserAccess,
+    Syscall,
+    Sysret,
+    Iret,
     /// Left to the interpreter.
     Interpret,
+}
+
+impl Class {
+    /// The block ends behind it.
+    fn ends(self) -> bool {
+        matches!(
+            self,
+            Class::Interpret | Class::Syscall | Class::Sysret | Class::Iret | Class::UserAccess
+        )
+    }
 }
 
 /// Keeps what translation needs from block to block.
@@ -184,9 +217,21 @@ impl Translator {
             }
             let class = self.class(x, &i);
             list.push((i, class, at));
-            if class == Class::Interpret || i.flow_control() != FlowControl::Next {
+            if class.ends() || i.flow_control() != FlowControl::Next {
                 break;
             }
+        }
+        // The shadow of STI is this block's only if what follows is, too.
+        if let [.., (_, class @ Class::Sti, _)]
+        | [.., (_, class @ Class::Sti, _), (_, Class::Interpret, _)] = &mut list[..]
+        {
+            *class = Class::Interpret;
+            let keep = list
+                .iter()
+                .position(|l| l.1 == Class::Interpret)
+                .unwrap_or(0)
+                + 1;
+            list.truncate(keep);
         }
         let (last, last_class, last_at) = list.last().copied()?;
         let guest_size = (last_at + last.len()) as u16;
@@ -206,6 +251,7 @@ impl Translator {
             rip: source.rip,
             code: Code::INVALID,
             vector: false,
+            shadow: false,
         };
         let mut map = Vec::with_capacity(list.len());
         let mut done = false;
@@ -219,6 +265,10 @@ impl Translator {
             if done {
                 break;
             }
+            if block.shadow {
+                block.poll(i.next_ip());
+            }
+            block.shadow = *class == Class::Sti;
         }
         let count = map.len();
         if !done {
@@ -243,6 +293,9 @@ impl Translator {
         let handler = x86::insn::handler(x, i);
         if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
             return Class::Interpret;
+        }
+        if let Some(class) = sensitive(x, i.code()) {
+            return class;
         }
         match i.flow_control() {
             FlowControl::Next => {}
@@ -356,6 +409,7 @@ impl Translator {
                 self.peek(x, s, last.near_branch_target()) | self.peek(x, s, last.next_ip())
             }
             Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => FLAGS,
+            Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => FLAGS,
             _ => self.peek(x, s, last.next_ip()),
         }
     }
@@ -374,8 +428,11 @@ impl Translator {
             }
             let i = decoder.decode();
             let class = self.class(x, &i);
-            if class == Class::Interpret || i.flow_control() != FlowControl::Next {
+            if class.ends() || i.flow_control() != FlowControl::Next {
                 break;
+            }
+            if class == Class::PushFlags {
+                return FLAGS;
             }
             read |= i.rflags_read() & open;
             open &= !kills(&i);
@@ -387,9 +444,27 @@ impl Translator {
     }
 }
 
+/// The sensitive instructions that are replaced by code of ours.
+fn sensitive(x: &Exec<'_>, code: Code) -> Option<Class> {
+    let ring = x.s.cpl;
+    Some(match code {
+        Code::Pushfq => Class::PushFlags,
+        Code::Popfq if ring == 0 || ring == 3 => Class::PopFlags,
+        Code::Cli if ring == 0 => Class::Cli,
+        Code::Sti if ring == 0 => Class::Sti,
+        Code::Swapgs if ring == 0 => Class::SwapGs,
+        Code::Stac | Code::Clac if ring == 0 && x.s.cr4 & cr4::SMAP != 0 => Class::UserAccess,
+        Code::Syscall if ring == 3 => Class::Syscall,
+        Code::Sysretq if ring == 0 => Class::Sysret,
+        Code::Iretq if ring == 0 => Class::Iret,
+        _ => return None,
+    })
+}
+
 /// The flags an instruction certainly overwrites.
 fn kills(i: &Instruction) -> u32 {
     match i.mnemonic() {
+        Mnemonic::Popfq | Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
         // A count of zero leaves all flags alone.
         Mnemonic::Shl
         | Mnemonic::Shr
@@ -409,6 +484,9 @@ fn flags_before(i: &Instruction, class: Class, after: u32) -> u32 {
     if class == Class::Interpret {
         return FLAGS;
     }
+    if matches!(class, Class::PushFlags | Class::Syscall) {
+        return FLAGS;
+    }
     i.rflags_read() & FLAGS | after & !kills(i)
 }
 
@@ -418,7 +496,8 @@ struct Slow {
     /// RCX was borrowed.
     restore: bool,
     site: u32,
-    address: Address,
+    /// The address that missed; without one the instruction is left to the interpreter.
+    address: Option<Address>,
 }
 
 /// How the address of an access is worked out.
@@ -441,6 +520,8 @@ struct Building<'t, 's> {
     rip: u64,
     code: Code,
     vector: bool,
+    /// The current instruction follows an STI.
+    shadow: bool,
 }
 
 /// The number of a stolen register, if `r` is one or a part of one.
@@ -474,6 +555,7 @@ impl Building<'_, '_> {
             kind,
             code: self.code,
             vector: self.vector,
+            shadow: self.shadow,
         });
         number
     }
@@ -534,7 +616,7 @@ impl Building<'_, '_> {
             }
             Class::JumpIndirect => {
                 self.target(i);
-                self.indirect();
+                self.indirect(self.source.view);
                 return true;
             }
             Class::CallIndirect => {
@@ -542,7 +624,36 @@ impl Building<'_, '_> {
                 self.asm.store(field::value, R11);
                 self.push_constant(i.next_ip());
                 self.asm.load(R11, field::value);
-                self.indirect();
+                self.indirect(self.source.view);
+                return true;
+            }
+            Class::PushFlags => self.push_flags(),
+            Class::PopFlags => {
+                self.pop_flags();
+                self.poll(i.next_ip());
+            }
+            Class::Cli => self.interrupts(false),
+            Class::Sti => self.interrupts(true),
+            Class::SwapGs => {
+                self.asm.load(R10, field::gs_base);
+                self.asm.load(R11, field::kernel_gs_base);
+                self.asm.store(field::gs_base, R11);
+                self.asm.store(field::kernel_gs_base, R10);
+            }
+            Class::UserAccess => {
+                self.user_access(i.code() == Code::Stac, i.next_ip());
+                return true;
+            }
+            Class::Syscall => {
+                self.syscall(i.next_ip());
+                return true;
+            }
+            Class::Sysret => {
+                self.sysret();
+                return true;
+            }
+            Class::Iret => {
+                self.iret();
                 return true;
             }
             Class::Return => {
@@ -554,7 +665,7 @@ impl Building<'_, '_> {
                 };
                 self.asm.load(R11, Mem::sum(R10, R11));
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
-                self.indirect();
+                self.indirect(self.source.view);
                 return true;
             }
         }
@@ -676,7 +787,7 @@ impl Building<'_, '_> {
                 holes: vec![slow],
                 restore: false,
                 site,
-                address,
+                address: Some(address),
             });
             return;
         }
@@ -697,7 +808,7 @@ impl Building<'_, '_> {
             holes: vec![slow],
             restore: true,
             site,
-            address,
+            address: Some(address),
         });
     }
 
@@ -709,9 +820,14 @@ impl Building<'_, '_> {
             if slow.restore {
                 self.asm.load(RCX, field::spill);
             }
-            self.emit_address(&slow.address);
+            let exit = match &slow.address {
+                Some(address) => {
+                    self.emit_address(address);
+                    self.t.exits.miss
+                }
+                None => self.t.exits.interpret,
+            };
             self.asm.mov_imm(R10, slow.site.into());
-            let exit = self.t.exits.miss;
             self.asm.jmp_to(exit);
         }
     }
@@ -843,6 +959,231 @@ impl Building<'_, '_> {
         self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 
+    /// Leaves for the interpreter where `holes` lead.
+    fn bail(&mut self, holes: Vec<Hole>) {
+        let site = self.site(Kind::Interpret);
+        self.slow.push(Slow {
+            holes,
+            restore: false,
+            site,
+            address: None,
+        });
+    }
+
+    /// Copies one field of the area to another.
+    fn copy_field(&mut self, to: Mem, from: Mem) {
+        self.asm.load(R10, from);
+        self.asm.store(to, R10);
+    }
+
+    fn interrupts(&mut self, on: bool) {
+        let (high, pins) = if on {
+            (field::high_on, field::pins_on)
+        } else {
+            (field::high_off, field::pins_off)
+        };
+        self.copy_field(field::high, high);
+        self.copy_field(field::pin_mask, pins);
+    }
+
+    /// IF as the Z flag says (set: off), which stays.
+    fn interrupts_by_flag(&mut self) {
+        self.asm.load(R10, field::high_off);
+        self.asm.cmovnz(R10, field::high_on);
+        self.asm.store(field::high, R10);
+        self.asm.load(R10, field::pins_off);
+        self.asm.cmovnz(R10, field::pins_on);
+        self.asm.store(field::pin_mask, R10);
+    }
+
+    fn push_flags(&mut self) {
+        self.check(Address::Stack(RSP, -8), Access::Write, 8);
+        self.asm.lea(R11, Mem::sum(R10, R11));
+        self.asm.store(field::value, RSP);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.take_flags(R10);
+        // AND and OR without touching flags; the two parts have no bit in common.
+        self.asm.pext_gs(R10, R10, field::HOST_FLAGS);
+        self.asm.pdep_gs(R10, R10, field::HOST_FLAGS);
+        self.asm.load(RSP, field::high);
+        self.asm.lea(
+            R10,
+            Mem {
+                base: Some(RSP),
+                index: Some((R10, 0)),
+                disp: 0,
+                gs: false,
+            },
+        );
+        self.asm.load(RSP, field::value);
+        self.asm.store(Mem::base(R11, 0), R10);
+        self.asm.lea(RSP, Mem::base(RSP, -8));
+    }
+
+    /// The host's flags become those in R11, while RSP is the guest's.
+    fn load_flags(&mut self) {
+        self.asm.and_imm32(R11, HOST_FLAGS as u32);
+        self.asm.or_imm32(R11, 0x202);
+        self.asm.store(field::value, RSP);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.give_flags(R11);
+        self.asm.load(RSP, field::value);
+    }
+
+    fn pop_flags(&mut self) {
+        self.check(Address::Stack(RSP, 0), Access::Read, 8);
+        self.asm.load(R11, Mem::sum(R10, R11));
+        // Only if no other bit than IF and the host's changes.
+        self.asm.mov(R10, R11);
+        self.asm.and_imm32(R10, !(HOST_FLAGS | rflags::IF) as u32);
+        self.asm.cmp_mem(R10, field::high_off);
+        let other = self.asm.jcc(NOT_EQUAL);
+        self.bail(vec![other]);
+        if self.source.view != View::User {
+            self.asm.test_imm32(R11, rflags::IF as u32);
+            self.interrupts_by_flag();
+        }
+        self.asm.lea(RSP, Mem::base(RSP, 8));
+        self.load_flags();
+    }
+
+    fn user_access(&mut self, allow: bool, next: u64) {
+        let now = self.source.view == View::KernelUser;
+        if now != allow {
+            let change = if allow {
+                rflags::AC as i32
+            } else {
+                -(rflags::AC as i32)
+            };
+            for high in [field::high, field::high_off, field::high_on] {
+                self.asm.load(R10, high);
+                self.asm.lea(R10, Mem::base(R10, change));
+                self.asm.store(high, R10);
+            }
+        }
+        self.asm.mov_imm(R11, next);
+        self.indirect(if allow {
+            View::KernelUser
+        } else {
+            View::Kernel
+        });
+    }
+
+    /// SYSCALL, where STAR, LSTAR and SFMASK are as a 64-bit system has them.
+    fn syscall(&mut self, next: u64) {
+        self.asm.store(field::spill, RCX);
+        self.asm.load(RCX, field::syscall_bad);
+        self.asm.load(R10, field::high_off);
+        // Zero if SYSCALL is ours and no odd flag (bit 1 is always set) is on.
+        let sum = Mem {
+            base: Some(RCX),
+            index: Some((R10, 0)),
+            disp: -2,
+            gs: false,
+        };
+        self.asm.lea(RCX, sum);
+        let good = self.asm.jrcxz();
+        self.asm.load(RCX, field::spill);
+        self.interpret();
+        self.asm.bind(good);
+        self.asm.store(field::value, RSP);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.take_flags(R10);
+        self.asm.load(RSP, field::value);
+        self.asm.and_imm32(R10, HOST_FLAGS as u32);
+        self.asm.load(R11, field::high);
+        self.asm.lea(R10, Mem::sum(R10, R11));
+        self.asm.store(Mem::gs(Area::home(R11)), R10);
+        self.asm.mov_imm(RCX, next);
+        self.interrupts(false);
+        self.copy_field(field::cs, field::kernel_cs);
+        self.copy_field(field::ss, field::kernel_ss);
+        self.asm.store_imm(field::ring, 0);
+        // SFMASK clears all arithmetic flags and DF: 1 is positive, not zero and of odd parity.
+        self.asm.mov_imm(R10, 1);
+        self.asm.test_imm32(R10, 1);
+        self.asm.raw(&[0xfc]); // cld
+        self.asm.load(R11, field::lstar);
+        self.indirect(View::Kernel);
+    }
+
+    fn sysret(&mut self) {
+        self.asm.load(R11, Mem::gs(Area::home(R11)));
+        self.asm.mov(R10, R11);
+        self.asm
+            .and_imm32(R10, !(HOST_FLAGS | rflags::FIXED | rflags::RF) as u32);
+        self.asm.cmp_imm(R10, rflags::IF as i32);
+        let flags = self.asm.jcc(NOT_EQUAL);
+        self.asm.mov(R10, RCX);
+        self.asm.shr(R10, 47);
+        let high_half = self.asm.jcc(NOT_EQUAL);
+        self.asm.cmp_mem_imm8(field::syscall_bad, 0);
+        let bad = self.asm.jcc(NOT_EQUAL);
+        self.asm.cmp_mem_imm8(field::high_off, rflags::FIXED as i8);
+        let odd = self.asm.jcc(NOT_EQUAL);
+        self.bail(vec![flags, high_half, bad, odd]);
+        self.interrupts(true);
+        self.asm.store_imm(field::ring, 3);
+        self.load_flags();
+        self.asm.mov(R11, RCX);
+        self.indirect(View::User);
+    }
+
+    /// IRETQ to user code, or inside ring 0 with the same stack segment.
+    fn iret(&mut self) {
+        self.check(Address::Stack(RSP, 0), Access::Read, 40);
+        self.asm.lea(R11, Mem::sum(R10, R11));
+        let frame = |n: i32| Mem::base(R11, 8 * n);
+        let mut holes = Vec::new();
+        self.asm.cmp_mem_imm8(field::iret_bad, 0);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.cmp_mem_imm8(field::high_off, rflags::FIXED as i8);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        // RF has no effect while no breakpoint is armed, and none is in translated code.
+        self.asm.load(R10, frame(2));
+        let usual = HOST_FLAGS | rflags::FIXED | rflags::IF | rflags::RF;
+        self.asm.and_imm32(R10, !usual as u32);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.load(R10, frame(1));
+        self.asm.cmp_mem(R10, field::user_cs);
+        let inside = self.asm.jcc(NOT_EQUAL);
+        self.asm.load(R10, frame(4));
+        self.asm.cmp_mem(R10, field::user_ss);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.load(R10, frame(0));
+        self.asm.shr(R10, 47);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.load(R10, frame(2));
+        self.asm.test_imm32(R10, rflags::IF as u32);
+        holes.push(self.asm.jcc(EQUAL));
+        self.interrupts(true);
+        self.asm.store_imm(field::ring, 3);
+        self.leave_frame(View::User);
+        self.asm.bind(inside);
+        self.asm.cmp_mem(R10, field::cs);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.load(R10, frame(4));
+        self.asm.cmp_mem(R10, field::ss);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        self.asm.load(R10, frame(2));
+        self.asm.test_imm32(R10, rflags::IF as u32);
+        self.interrupts_by_flag();
+        self.leave_frame(View::Kernel);
+        self.bail(holes);
+    }
+
+    /// RFLAGS, RSP and RIP from the frame at R11.
+    fn leave_frame(&mut self, view: View) {
+        self.asm.load(R10, Mem::base(R11, 16));
+        self.asm.and_imm32(R10, HOST_FLAGS as u32);
+        self.asm.or_imm32(R10, 0x202);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.give_flags(R10);
+        self.asm.load(RSP, Mem::base(R11, 24));
+        self.asm.load(R11, Mem::base(R11, 0));
+        self.indirect(view);
+    }
+
     /// The target of an indirect branch into R11.
     fn target(&mut self, i: &Instruction) {
         if i.op0_kind() == OpKind::Memory {
@@ -856,9 +1197,9 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Goes on at the RIP in R11 by way of the branch table, without touching flags.
-    fn indirect(&mut self) {
-        let table = Area::branch_table(self.source.view);
+    /// Goes on at the RIP in R11 by way of a view's branch table, without touching flags.
+    fn indirect(&mut self, view: View) {
+        let table = Area::branch_table(view);
         self.asm.store(field::rip, R11);
         self.asm.store(field::spill, RCX);
         self.asm.pext_gs(R10, R11, field::BRANCH_MASK);
@@ -890,10 +1231,10 @@ impl Building<'_, '_> {
     fn go(&mut self, target: u64) {
         if !self.is_near(target) {
             self.asm.mov_imm(R11, target);
-            self.indirect();
+            self.indirect(self.source.view);
             return;
         }
-        if target <= self.rip {
+        if target <= self.rip || self.shadow {
             self.poll(target);
         }
         let hole = self.asm.jmp();
@@ -936,7 +1277,7 @@ impl Building<'_, '_> {
         let condition = condition_number(i);
         let target = i.near_branch_target();
         let taken = self.asm.jcc(condition);
-        if self.is_near(target) && target > self.rip {
+        if self.is_near(target) && target > self.rip && !self.shadow {
             self.go(i.next_ip());
             self.link(taken, target);
             return;

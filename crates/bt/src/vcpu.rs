@@ -10,7 +10,7 @@ use crate::signal;
 use crate::translate::{Source, Translator, exits, reason};
 use iced_x86::{Code, CpuidFeature};
 use mem::{GuestMemory, RamOffset};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +19,12 @@ use x86::exec::{Exec, attention};
 use x86::flags::Flags;
 use x86::interp::InterpVcpu;
 use x86::mmu::{Access, History, Place, Rights};
-use x86::state::{Activity, Register80, Shadow, cr4, rflags};
+use x86::softfloat::F80;
+use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, cr4, efer, rflags, seg};
 use x86::{Bus, Counters, CpuState, Engine, Signals, StateError, Stop, Vcpu};
 
 /// The flags that live in the host's RFLAGS while translated code runs.
-const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
+pub(crate) const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
 
 /// Multiply-and-rotate over whole words: keys are addresses, not chosen by an attacker to gain
 /// anything but a slow guest of his own.
@@ -45,6 +46,12 @@ impl Hasher for WordHasher {
 }
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
+type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
+
+/// Address spaces whose software TLB is kept (PCIDs a guest uses at once: Linux has six).
+const SPACES: usize = 6;
+/// Large pages remembered one by one.
+const LARGE_PAGES: usize = 64;
 
 /// What the processors of one machine share: who is in translated code, and how often a page has
 /// begun to hold code.
@@ -124,7 +131,14 @@ pub struct BtVcpu {
     signals: Arc<Signals>,
     peers: Arc<Peers>,
     me: Arc<Peer>,
+    /// Of the current address space.
     area: Box<Area>,
+    /// Of those used before it, the latest last.
+    spare: Vec<Box<Area>>,
+    /// Large pages that software TLBs hold parts of: first address and size.
+    large: Vec<(u64, u64)>,
+    /// Linear pages that blocks were translated from.
+    code_pages: Set<u64>,
     cache: CodeCache,
     /// Bytes of the shared exits at the start of the cache.
     fixed: usize,
@@ -136,6 +150,7 @@ pub struct BtVcpu {
     sites: Vec<Site>,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
+    user_segments: UserSegments,
     image: Box<FxImage>,
     history: History,
     code_writes: u64,
@@ -205,8 +220,7 @@ impl BtVcpu {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(me.clone());
-        let mut area = Area::new();
-        area.pins = std::ptr::from_ref(signals.word()) as u64;
+        let pins = std::ptr::from_ref(signals.word()) as u64;
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
@@ -214,7 +228,10 @@ impl BtVcpu {
             signals,
             peers,
             me,
-            area,
+            area: Area::new(pins),
+            spare: Vec::new(),
+            large: Vec::new(),
+            code_pages: Set::default(),
             fixed: cache.used(),
             fault_exit: exits.fault,
             cache,
@@ -224,6 +241,7 @@ impl BtVcpu {
             by_page: Map::default(),
             sites: Vec::new(),
             vector_outside: false,
+            user_segments: UserSegments::default(),
             image: Box::new(FxImage([0; 64])),
             history: History::default(),
             stats: Stats::default(),
@@ -255,7 +273,7 @@ impl BtVcpu {
         (s.x87.opcode, s.x87.ip, s.x87.cs, s.x87.dp, s.x87.ds) = (0, 0, 0, 0, 0);
         let top = usize::from(s.x87.status >> 11 & 7);
         for n in 0..8 {
-            s.x87.regs[(top + n) & 7] = Register80 {
+            s.x87.regs[(top + n) & 7] = F80 {
                 significand: image[4 + 2 * n],
                 sign_exponent: image[5 + 2 * n] as u16,
             };
@@ -294,6 +312,16 @@ impl BtVcpu {
             Stop::Budget => None,
             other => Some(other),
         }
+    }
+
+    /// One step at a site of translated code.
+    fn step_at(&mut self, bus: &mut dyn Bus, site: &Site) -> Option<Stop> {
+        if site.shadow {
+            let cpu = self.interp.cpu();
+            cpu.s.shadow = Shadow::Sti;
+            cpu.attention |= attention::SHADOW;
+        }
+        self.step(bus, site.vector)
     }
 
     fn dispatch(&mut self, bus: &mut dyn Bus) -> Stop {
@@ -361,21 +389,13 @@ impl BtVcpu {
     fn keep_up(&mut self) {
         let history = self.interp.cpu().tlb.history();
         if history != self.history {
-            let one = history.pages == self.history.pages + 1
-                && history.spaces == self.history.spaces
-                && !history.large;
-            if one {
-                self.stats.page_flushes += 1;
-            } else {
+            if history.space != self.history.space {
                 self.stats.flushes += 1;
+                self.enter_space(history.space);
             }
-            for tables in &mut self.area.tables {
-                if one {
-                    tables.drop_page(history.last_page);
-                } else {
-                    tables.flush_data();
-                }
-                tables.flush_branches();
+            if history.pages != self.area.pages_seen {
+                self.stats.page_flushes += 1;
+                self.drop_pages(&history);
             }
             self.history = history;
         }
@@ -391,9 +411,60 @@ impl BtVcpu {
         }
     }
 
+    /// The guest changed its address space: goes on with the tables kept for it, or empty ones.
+    fn enter_space(&mut self, space: u64) {
+        let found = self.spare.iter().position(|a| a.space == space);
+        let mut next = match found {
+            Some(n) => self.spare.remove(n),
+            None if self.spare.len() + 1 < SPACES => Area::new(self.area.pins),
+            None => {
+                let mut oldest = self.spare.remove(0);
+                oldest.flush();
+                oldest
+            }
+        };
+        if found.is_none() {
+            next.space = space;
+            next.pages_seen = self.history.pages;
+        }
+        next.vector = self.area.vector;
+        next.mxcsr = self.area.mxcsr;
+        signal::set_gs(std::ptr::from_ref(&*next) as u64);
+        self.spare.push(std::mem::replace(&mut self.area, next));
+    }
+
+    /// INVLPG: drops the page, or everything where that is not known to be enough.
+    fn drop_pages(&mut self, history: &History) {
+        let page = history.last_page;
+        let large = self.large.len() == LARGE_PAGES
+            || self
+                .large
+                .iter()
+                .any(|(at, size)| page.wrapping_sub(*at) < *size);
+        if history.pages == self.area.pages_seen + 1 && !large {
+            for tables in &mut self.area.tables {
+                tables.drop_page(page);
+            }
+            if self.code_pages.contains(&(page >> 12)) {
+                self.area.flush_branches();
+            }
+        } else {
+            self.area.flush();
+        }
+        self.area.pages_seen = history.pages;
+    }
+
+    /// A page has become a code page: no address space may hold a write entry for it.
     fn empty_write_tables(&mut self) {
-        for tables in &mut self.area.tables {
-            tables.flush_data();
+        for area in self.spare.iter_mut().chain([&mut self.area]) {
+            area.flush_writes();
+        }
+    }
+
+    /// Blocks went: no branch may lead to them.
+    fn empty_branch_tables(&mut self) {
+        for area in self.spare.iter_mut().chain([&mut self.area]) {
+            area.flush_branches();
         }
     }
 
@@ -420,9 +491,7 @@ impl BtVcpu {
                 self.drop_block(number);
             }
         }
-        for tables in &mut self.area.tables {
-            tables.flush_branches();
-        }
+        self.empty_branch_tables();
     }
 
     fn drop_block(&mut self, number: u32) {
@@ -451,9 +520,8 @@ impl BtVcpu {
         self.by_key.clear();
         self.by_page.clear();
         self.sites.clear();
-        for tables in &mut self.area.tables {
-            tables.flush_branches();
-        }
+        self.code_pages.clear();
+        self.empty_branch_tables();
     }
 
     /// The block at RIP; `None` if the interpreter must deal with what is there.
@@ -466,6 +534,7 @@ impl BtVcpu {
         let (linear, place) = x.fetch_place().ok()?;
         let Place::Ram(at) = place else { return None };
         let view = view(&x);
+        let x_cpl = x.s.cpl;
         let mode = u64::from(x.mode_key()) | (view as u64) << 32;
         let key = Key {
             at,
@@ -477,11 +546,23 @@ impl BtVcpu {
             None => self.translate(bus, key, view)?,
         };
         let host = self.blocks[number as usize].host;
-        let slot = linear as usize % BRANCH_ENTRIES;
-        self.area.tables[view as usize].branch[slot] = BranchEntry {
+        // Which blocks fit depends on the mode, of which the view is only a part. The rest is one
+        // value a view; when that changes, the tables of all views go.
+        let area = &mut *self.area;
+        let control = mode & !(3 << 8) & 0xffff_ffff;
+        let level = u64::from(x_cpl) + 1;
+        let known = area.levels[view as usize];
+        if area.control != control || known != 0 && known != level {
+            area.control = control;
+            area.levels = [0; 3];
+            area.flush_branches();
+        }
+        area.levels[view as usize] = level;
+        area.tables[view as usize].branch[linear as usize % BRANCH_ENTRIES] = BranchEntry {
             negated_rip: linear.wrapping_neg(),
             host,
         };
+        area.branches_used |= 1 << view as u32;
         Some(number)
     }
 
@@ -531,6 +612,7 @@ impl BtVcpu {
             });
             self.by_key.insert(words(&key), number);
             self.by_page.entry(page.0 >> 12).or_default().push(number);
+            self.code_pages.insert(key.rip >> 12);
             return Some(number);
         }
         None
@@ -564,24 +646,10 @@ impl BtVcpu {
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
                 self.keep_up();
             }
-            let mask = self.pin_mask();
-            let cpu = self.interp.cpu();
-            let area = &mut *self.area;
-            area.gpr = cpu.s.gpr;
-            area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;
-            area.fs_base = cpu.s.seg[4].base;
-            area.gs_base = cpu.s.seg[5].base;
-            area.pin_mask = mask.into();
-            area.target = host;
-            // SAFETY: `run` set this thread's gs base and signals; `host` is in this cache and
-            // was made for this area.
-            unsafe { entry::enter(area) };
+            self.enter(host);
             self.me.inside.store(false, Ordering::SeqCst);
             let cpu = self.interp.cpu();
             let area = &*self.area;
-            cpu.s.gpr = area.gpr;
-            cpu.flags = Flags::from_bits(area.flags);
-            cpu.s.rflags = cpu.s.rflags & !rflags::DF | area.flags & rflags::DF;
             match area.reason as i32 {
                 reason::LOOK_UP => {
                     cpu.s.rip = area.rip;
@@ -592,7 +660,7 @@ impl BtVcpu {
                     let site = self.sites[area.site as usize];
                     cpu.s.rip = site.rip;
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
-                    return self.step(bus, site.vector);
+                    return self.step_at(bus, &site);
                 }
                 reason::LINK => {
                     let number = area.site as u32;
@@ -627,7 +695,7 @@ impl BtVcpu {
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
-                        return self.step(bus, site.vector);
+                        return self.step_at(bus, &site);
                     }
                     host = retry;
                 }
@@ -650,6 +718,87 @@ impl BtVcpu {
         }
     }
 
+    /// Enters translated code with the state, and takes the state over when it is left.
+    fn enter(&mut self, host: u64) {
+        let mask = self.pin_mask();
+        let cpu = self.interp.cpu();
+        let area = &mut *self.area;
+        let s = &cpu.s;
+        area.gpr = s.gpr;
+        area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;
+        area.high = s.rflags & !(HOST_FLAGS | rflags::RF) | rflags::FIXED;
+        area.high_off = area.high & !rflags::IF;
+        area.high_on = area.high | rflags::IF;
+        area.fs_base = s.seg[usize::from(seg::FS)].base;
+        area.gs_base = s.seg[usize::from(seg::GS)].base;
+        area.kernel_gs_base = s.msr.kernel_gs_base;
+        area.pin_mask = mask.into();
+        area.pins_off = (mask & !Signals::INTR).into();
+        area.pins_on = (mask | Signals::INTR).into();
+        area.ring = s.cpl.into();
+        let star = s.msr.star;
+        area.kernel_cs = star >> 32 & 0xfffc;
+        area.kernel_ss = area.kernel_cs + 8;
+        area.user_cs = (star >> 48) + 16 | 3;
+        area.user_ss = (star >> 48) + 8 | 3;
+        area.lstar = s.msr.lstar;
+        area.cs = s.seg[usize::from(seg::CS)].selector.into();
+        area.ss = s.seg[usize::from(seg::SS)].selector.into();
+        let clears = HOST_FLAGS | rflags::IF | rflags::TF;
+        let usual = s.efer & efer::SCE != 0 && s.msr.sfmask & clears == clears;
+        area.syscall_bad = (!usual).into();
+        // IRET to ring 3 also clears data segments that ring 3 may not have, and ends an NMI.
+        let kept = [seg::ES, seg::DS, seg::FS, seg::GS].iter().all(|n| {
+            let segment = &s.seg[usize::from(*n)];
+            segment.selector & !3 == 0 || segment.attributes.dpl() == 3
+        });
+        area.iret_bad = (!kept || s.nmi_blocked || !self.user_segments.is_usual(s)).into();
+        area.target = host;
+        // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
+        // signals; `host` is in this processor's cache, whose code fits every area.
+        unsafe { entry::enter(area) };
+        let s = &mut cpu.s;
+        s.gpr = area.gpr;
+        cpu.flags = Flags::from_bits(area.flags);
+        let high = area.high | area.flags & rflags::DF;
+        let mut changed = (s.rflags ^ high) & rflags::AC != 0;
+        s.rflags = high;
+        if area.ring != u64::from(s.cpl) {
+            // The segments that SYSCALL and SYSRET load, whatever the tables say; IRET's are
+            // known to be the same.
+            let user = area.ring == 3;
+            let (cs, ss) = if user {
+                (area.user_cs, area.user_ss)
+            } else {
+                (area.kernel_cs, area.kernel_ss)
+            };
+            let dpl = area.ring as u8;
+            s.seg[usize::from(seg::CS)] = Segment {
+                selector: cs as u16,
+                attributes: Attributes(0xa9b).with_dpl(dpl),
+                limit: !0,
+                base: 0,
+            };
+            s.seg[usize::from(seg::SS)] = Segment {
+                selector: ss as u16,
+                attributes: Attributes(0xc93).with_dpl(dpl),
+                limit: !0,
+                base: 0,
+            };
+            s.cpl = dpl;
+            changed = true;
+        }
+        if s.seg[usize::from(seg::GS)].base != area.gs_base {
+            s.seg[usize::from(seg::GS)].base = area.gs_base;
+            s.msr.kernel_gs_base = area.kernel_gs_base;
+            changed = true;
+        }
+        if changed {
+            cpu.refresh();
+            cpu.attention &= !attention::MODE;
+        }
+    }
+
     /// Fills the software TLB for an access; false if it is not plain RAM inside one page.
     fn fill(&mut self, bus: &mut dyn Bus, linear: u64, access: Access, size: u8) -> bool {
         if linear & 0xfff > 0x1000 - u64::from(size) || !x86::mmu::is_canonical(linear) {
@@ -661,11 +810,18 @@ impl BtVcpu {
         };
         let view = view(&x);
         let cr2 = x.s.cr2;
-        let Ok(Place::Ram(at)) = x.locate(linear, access, Rights::Program) else {
+        let Ok(found) = x.translate(linear, access, Rights::Program) else {
             // The interpreter meets the fault again and delivers it.
             x.s.cr2 = cr2;
             return false;
         };
+        let Some(page) = x.ram.lookup(found.gpa) else {
+            return false;
+        };
+        if !page.writable && access == Access::Write {
+            return false;
+        }
+        let at = page.at;
         if access == Access::Write && self.memory.holds_code(at) || x.is_watched_page(linear) {
             return false;
         }
@@ -680,8 +836,44 @@ impl BtVcpu {
             Access::Write => tables.write[slot] = entry,
             _ => tables.read[slot] = entry,
         }
+        self.area.data_used |= 1 << view as u32;
+        if found.size > 0x1000 && self.large.len() < LARGE_PAGES {
+            let large = (linear & !(found.size - 1), found.size);
+            if !self.large.contains(&large) {
+                self.large.push(large);
+            }
+        }
         self.stats.fills += 1;
         true
+    }
+}
+
+/// What STAR's user selectors were when ring 3 was last seen: translated IRETs to them take the
+/// descriptors to be still the flat ones. A departure: a guest that edits its user descriptors
+/// without changing GDTR or STAR sees the change at the next IRET the interpreter does.
+#[derive(Default)]
+struct UserSegments {
+    seen: Option<(TableRegister, u64)>,
+}
+
+impl UserSegments {
+    /// Looks at the state: true if IRET to STAR's user segments is known to load flat ones.
+    fn is_usual(&mut self, s: &CpuState) -> bool {
+        let now = (s.gdtr, s.msr.star);
+        if s.cpl == 3 && self.seen != Some(now) {
+            let (cs, ss) = (&s.seg[usize::from(seg::CS)], &s.seg[usize::from(seg::SS)]);
+            let star = s.msr.star >> 48;
+            let flat = cs.attributes == Attributes(0xafb)
+                && ss.attributes == Attributes(0xcf3)
+                && (cs.limit, ss.limit, cs.base, ss.base) == (!0, !0, 0, 0);
+            if flat
+                && u64::from(cs.selector) == star + 16 | 3
+                && u64::from(ss.selector) == star + 8 | 3
+            {
+                self.seen = Some(now);
+            }
+        }
+        self.seen == Some(now)
     }
 }
 

@@ -75,15 +75,13 @@ pub struct Tlb {
 /// it compares two of these.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct History {
-    /// Changes of address space and whole flushes.
-    pub spaces: u64,
+    /// Identity of the current address space as the TLB keeps it: what is flushed whole gets a
+    /// new one, what is entered again without a flush its old one.
+    pub space: u64,
     /// Single pages dropped (INVLPG).
     pub pages: u64,
     /// The last of them.
     pub last_page: u64,
-    /// Pages of more than 4 KiB have been cached since the last change of space: dropping one
-    /// address of such a page drops all.
-    pub large: bool,
 }
 
 /// Space numbers that fit the tag beside two bits of view; the last is never used.
@@ -135,12 +133,12 @@ impl Tlb {
 
     /// Selects the view (0–3) within the current space.
     pub(crate) fn set_view(&mut self, view: u64) {
-        self.context = (self.space * 4 + view) << 52;
+        self.context = (self.space % SPACES * 4 + view) << 52;
     }
 
     fn fresh_space(&mut self) -> u64 {
-        if self.next_space == SPACES {
-            self.next_space = 0;
+        // The numbers themselves never come again; the tags made of them do.
+        if self.next_space % SPACES == 0 {
             self.pcids = [None; 8];
             self.tables.iter_mut().for_each(|t| t.fill(EMPTY));
             self.large = false;
@@ -152,13 +150,12 @@ impl Tlb {
     /// See [`History`].
     pub fn history(&self) -> History {
         History {
-            large: self.large,
+            space: self.space,
             ..self.history
         }
     }
 
     fn enter(&mut self, space: u64) {
-        self.history.spaces += 1;
         let view = self.context >> 52 & 3;
         self.space = space;
         self.set_view(view);
