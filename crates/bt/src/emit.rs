@@ -360,10 +360,6 @@ mod tests {
             (text(|a| a.lea(R11, Mem::base(5, 0))), "lea r11,[rbp];"),
             (text(|a| a.lea(R11, Mem::base(13, 0))), "lea r11,[r13];"),
             (text(|a| a.lea(R11, Mem::sum(12, 13))), "lea r11,[r12+r13];"),
-            (
-                text(|a| a.store_sized(Mem::sum(R10, R11), 0, 2)),
-                "mov [r10+r11],ax;",
-            ),
             (text(|a| a.rorx(R10, R11, 8)), "rorx r10,r11,8;"),
             (
                 text(|a| a.pext_gs(R10, R11, 0x90)),
@@ -393,9 +389,23 @@ mod tests {
                 "jmp qword ptr gs:[r10*8+8];",
             ),
             (
-                text(|a| a.test_mem32(Mem::gs(0x70), R10)),
-                "test gs:[70h],r10d;",
+                text(|a| a.pdep_gs(R10, R10, 0x90)),
+                "pdep r10,r10,gs:[90h];",
             ),
+            (text(|a| a.or_imm32(R11, 0x202)), "or r11d,202h;"),
+            (text(|a| a.test_imm32(R11, 0x200)), "test r11d,200h;"),
+            (text(|a| a.cmp_mem(R10, Mem::gs(0x70))), "cmp r10,gs:[70h];"),
+            (
+                text(|a| a.cmp_mem_imm8(Mem::gs(0x70), 2)),
+                "cmp qword ptr gs:[70h],2;",
+            ),
+            (
+                text(|a| a.cmovnz(R10, Mem::gs(0x70))),
+                "cmovne r10,gs:[70h];",
+            ),
+            (text(|a| a.shr(R10, 47)), "shr r10,2Fh;"),
+            (text(|a| a.take_flags(R10)), "pushfq;pop r10;"),
+            (text(|a| a.give_flags(R11)), "push r11;popfq;"),
             (
                 text(|a| a.jmp_to(0x2000)),
                 "jmp near ptr 0000000000002000h;",
