@@ -1,7 +1,9 @@
 //! The program `moinho`: flags in, words out. What they mean is `vmm`'s business.
 #![forbid(unsafe_code)]
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::spec::{BoardKind, ClockKind, MachineSpec, parse_size};
@@ -121,9 +123,9 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Run(args) => run(*args),
         Command::CpuModels => {
-            for name in vmm::cpu_models() {
-                println!("{name}");
-            }
+            let mut names = vmm::cpu_models().join("\n");
+            names.push('\n');
+            print(&names);
             Ok(ExitCode::SUCCESS)
         }
         Command::Engines { json } => {
@@ -132,9 +134,19 @@ fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
-        eprintln!("moinho: {error}");
+        print_error(&format!("moinho: {error}\n"));
         ExitCode::from(2)
     })
+}
+
+/// To standard output. Whoever read it may have gone (`| head`), which is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// To standard error, likewise.
+fn print_error(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Help goes out as it is; an error becomes one line.
@@ -142,6 +154,14 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
+    }
+    // clap answers the bare program with the whole help.
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    ) {
+        print_error("moinho: no command is given; begin with moinho run, or see moinho --help\n");
+        return ExitCode::from(2);
     }
     let text = error.to_string();
     let first: Vec<&str> = text
@@ -151,7 +171,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         .collect();
     let line = first.join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    eprintln!("moinho: {line}; see moinho run --help");
+    print_error(&format!("moinho: {line}; see moinho run --help\n"));
     ExitCode::from(2)
 }
 
@@ -159,16 +179,15 @@ fn run(args: Run) -> Result<ExitCode, UserError> {
     let (stats, json) = (args.stats, args.json);
     let outcome = vmm::run(config(args)?)?;
     if let Some(message) = outcome.finish.message() {
-        eprintln!("moinho: {message}");
+        print_error(&format!("moinho: {message}\n"));
     }
     if json {
         let text = serde_json::to_string_pretty(&outcome.stats);
-        println!(
-            "{}",
-            text.unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"))
-        );
+        let mut text = text.unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+        text.push('\n');
+        print(&text);
     } else if stats {
-        eprint!("{}", outcome.stats);
+        print_error(&outcome.stats.to_string());
     }
     Ok(ExitCode::from(outcome.finish.status()))
 }
@@ -339,6 +358,12 @@ fn clock(text: &str) -> Result<ClockKind, UserError> {
 
 fn trace(text: &str) -> Result<TraceTo, UserError> {
     let (kinds, file) = match text.split_once(':') {
+        Some((_, "")) => {
+            return Err(UserError::new(
+                format_args!("--trace {text}: no file is named"),
+                "write KINDS:FILE, or KINDS for standard error",
+            ));
+        }
         Some((kinds, file)) => (kinds, Some(file.into())),
         None => (text, None),
     };

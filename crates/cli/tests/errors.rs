@@ -85,6 +85,8 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
         &["no-such-image"],
         &["no-such-image", "linux", "--kernel"],
     );
+    refused(&f, &["--trace", ""], &["--trace", "irq"]);
+    refused(&f, &["--trace", "io:"], &["--trace", "no file"]);
     refused(&f, &["--json"], &["--stats"]);
     refused(&f, &["--", "ls"], &["COMMAND", "linux"]);
     refused(&f, &["--append", "x"], &["--append", "--kernel"]);
@@ -104,6 +106,11 @@ fn an_unknown_cpu_model_is_refused_with_those_that_exist() {
 fn impossible_machines_name_the_field_and_the_way_out() {
     let f = Folder::new("spec");
     refused(&f, &["--memory", "0"], &["--memory", "at least"]);
+    refused(&f, &["--memory", "1K"], &["--memory", "at least"]);
+    refused(&f, &["--memory", "1E"], &["--memory", "1E", "512M"]);
+    refused(&f, &["--memory", "99999T"], &["--memory", "at most"]);
+    refused(&f, &["--memory", ""], &["--memory", "512M"]);
+    refused(&f, &["--memory", "3000001K"], &["--memory", "4 KiB"]);
     refused(&f, &["--memory", "64K"], &["--memory", "at least"]);
     refused(&f, &["--memory", "lots"], &["--memory", "lots", "512M"]);
     refused(&f, &["--memory", "-5"], &["-5"]);
@@ -134,18 +141,19 @@ fn kernels_that_are_none_are_refused_with_what_they_seem_to_be() {
     refused(&f, &["--kernel", &empty], &["empty"]);
     let arm = f.file("arm", &arm);
     refused(&f, &["--kernel", &arm], &["aarch64", "x86-64"]);
+    refused(&f, &["--kernel", "/dev/zero"], &["no regular file"]);
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(64, 0);
     elf[16..20].copy_from_slice(&[2, 0, 0xb7, 0]);
     let elf = f.file("elf", &elf);
-    refused(&f, &["--kernel", &elf], &["--kernel"]);
+    refused(&f, &["--kernel", &elf], &["--kernel", "aarch64", "x86-64"]);
     let mut bzimage = vec![0; 0x300];
     bzimage[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     bzimage[0x202..0x206].copy_from_slice(b"HdrS");
     bzimage[0x206..0x208].copy_from_slice(&[0x0f, 0x02]);
     bzimage[0x1f1] = 30;
     let truncated = f.file("truncated", &bzimage);
-    refused(&f, &["--kernel", &truncated], &["--kernel"]);
+    refused(&f, &["--kernel", &truncated], &["--kernel", "truncated"]);
     let text = f.file("text", &b"just some words ".repeat(100));
     refused(&f, &["--kernel", &text], &["--kernel"]);
     refused(&f, &[&text], &["--kernel"]);
@@ -154,6 +162,16 @@ fn kernels_that_are_none_are_refused_with_what_they_seem_to_be() {
 #[test]
 fn missing_modules_disks_and_outputs_are_refused_by_their_flag() {
     let f = Folder::new("files");
+    f.file("empty", b"");
+    f.file("odd", &[0; 777]);
+    // A cpio archive of one file of 16 bytes, of which 4 are there.
+    let mut cut = b"070701".to_vec();
+    cut.extend(b"00000001000081a4000000000000000000000001000000000000001000000000");
+    cut.extend(b"00000000000000000000000000000002");
+    cut.extend(b"00000000a\0abcd");
+    f.file("cut", &cut);
+    let huge = fs::File::create(f.0.join("huge")).unwrap();
+    huge.set_len(600 << 20).unwrap();
     let kernel = f.0.join("built-in");
     fs::write(&kernel, guests::BUILT_IN).unwrap();
     let kernel = kernel.display().to_string();
@@ -168,7 +186,16 @@ fn missing_modules_disks_and_outputs_are_refused_by_their_flag() {
         refused(&f, &args, words);
     };
     check(&["--initrd", "absent"], &["--initrd absent"]);
-    check(&["--disk", "absent"], &["--disk absent"]);
+    check(&["--disk", "absent"], &["--disk absent", "truncate"]);
+    check(&["--disk", "."], &["--disk .", "directory"]);
+    check(&["--disk", "empty"], &["--disk empty", "truncate"]);
+    check(&["--disk", "odd"], &["--disk odd", "512"]);
+    check(&["--disk", "odd,rw"], &["--disk", "rw", "cow"]);
+    check(&["--disk", "/dev/null"], &["--disk /dev/null", "block device"]);
+    check(&["--initrd", "."], &["--initrd .", "folder"]);
+    check(&["--initrd", "empty"], &["--initrd empty", "empty", "download"]);
+    check(&["--initrd", "cut"], &["--initrd cut", "truncated", "download"]);
+    check(&["--initrd", "huge"], &["512 MiB", "would do"]);
     check(&["--com2", "no/such/place"], &["--com2 no/such/place"]);
     check(&["--trace", "io:no/such/place"], &["--trace no/such/place"]);
 }
@@ -184,4 +211,15 @@ fn help_and_version_go_to_standard_output_with_status_0() {
     let output = moinho(&f.0, &["run", "--help"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("Exit status") && text.contains("--no-reboot"));
+}
+
+#[test]
+fn a_program_without_a_command_says_how_to_begin() {
+    let f = Folder::new("bare");
+    for (args, word) in [(&[][..], "moinho run"), (&["frobnicate"][..], "frobnicate")] {
+        let output = moinho(&f.0, args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(word) && text.lines().count() == 1, "{text}");
+    }
 }

@@ -1,109 +1,15 @@
 //! Whole runs of the program: our own guests from power-on to their end.
 
-use guests::{BEFORE_SHUTDOWN, CODE_SKIPPED, CODE_SUCCESS, Ends, PROGRAMS};
-use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+mod vm;
 
-/// A run that takes longer has hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+use guests::{BEFORE_SHUTDOWN, CODE_SKIPPED, CODE_SUCCESS, Ends, PROGRAMS};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use vm::Vm;
 
 /// The exit status of a triple fault under `--no-reboot`.
 const TRIPLE_FAULT: i32 = 3;
-
-struct Vm {
-    child: Child,
-    keyboard: Option<ChildStdin>,
-    screen: Receiver<Vec<u8>>,
-    seen: String,
-}
-
-fn pump(mut from: ChildStdout) -> Receiver<Vec<u8>> {
-    let (to, screen) = channel();
-    std::thread::spawn(move || {
-        let mut piece = [0; 4096];
-        while let Ok(n @ 1..) = from.read(&mut piece) {
-            if to.send(piece[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    screen
-}
-
-impl Vm {
-    fn start(args: &[&str]) -> Vm {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_moinho"))
-            .arg("run")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Vm {
-            keyboard: child.stdin.take(),
-            screen: pump(child.stdout.take().unwrap()),
-            child,
-            seen: String::new(),
-        }
-    }
-
-    /// Waits for `text` on the screen, after what was waited for before.
-    #[track_caller]
-    fn expect(&mut self, text: &str) {
-        loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return;
-            }
-            match self.screen.recv_timeout(PATIENCE) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(_) => {
-                    let _ = self.child.kill();
-                    let errors = self.errors();
-                    panic!(
-                        "no {text:?} on the screen: {:?}; errors: {errors}",
-                        self.seen
-                    );
-                }
-            }
-        }
-    }
-
-    fn type_in(&mut self, text: &str) {
-        let keyboard = self.keyboard.as_mut().unwrap();
-        keyboard.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn errors(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            let _ = stderr.read_to_string(&mut text);
-        }
-        text
-    }
-
-    /// Waits for the end: the status, what was on the screen since, the errors.
-    fn finish(mut self) -> (Option<i32>, String, String) {
-        let errors = self.errors();
-        let status = self.child.wait().unwrap().code();
-        while let Ok(piece) = self.screen.recv_timeout(PATIENCE) {
-            self.seen.push_str(&String::from_utf8_lossy(&piece));
-        }
-        (status, std::mem::take(&mut self.seen), errors)
-    }
-
-    /// Processor time of the program so far, in ticks of 10 ms.
-    fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let (_, rest) = stat.rsplit_once(')').unwrap();
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    }
-}
 
 #[test]
 fn the_built_in_guest_answers_and_switches_itself_off() {
@@ -152,10 +58,10 @@ fn a_reset_boots_again_or_ends_the_run_by_request() {
 fn a_signal_ends_the_run_with_its_number() {
     let mut vm = Vm::start(&["--memory", "64M"]);
     vm.expect("moinho> ");
-    let id = vm.child.id().to_string();
-    let kill = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-    assert!(kill.success());
-    assert_eq!(vm.finish().0, Some(128 + 15));
+    vm.kill("-TERM");
+    let (status, _, errors) = vm.finish();
+    assert_eq!(status, Some(128 + 15));
+    assert_eq!(errors, "moinho: ended by signal 15\n");
 }
 
 #[test]
@@ -316,14 +222,195 @@ fn a_reset_by_triple_fault_starts_the_kernel_afresh() {
     assert!(errors.contains("the machine is reset"), "{errors}");
 }
 
-/// Needs apt or a kernel of this host, some hundred megabytes of memory and a minute.
+/// A file of this test's own, gone at its end.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, bytes: &[u8]) -> File {
+        let path = std::env::temp_dir().join(format!("moinho-{name}-{}", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        File(path)
+    }
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+    fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
-#[ignore = "downloads a Debian kernel the first time; run with --ignored"]
-fn a_stock_linux_runs_a_command_on_two_processors_and_switches_off() {
-    let command = "echo processors: $(nproc)";
-    let vm = Vm::start(&["linux", "--cpus", "2", "--no-reboot", "--", command]);
-    let (status, screen, errors) = vm.finish();
-    assert!(screen.contains("processors: 2"), "{screen}");
-    assert!(screen.contains("exit status 0"), "{screen}");
+fn a_multiboot_kernel_finds_its_command_line_and_module_and_exits() {
+    // 1 MiB + 32, entered as the Multiboot Specification 0.6.96 says: EAX the magic number, EBX
+    // the information.
+    let code = [
+        0x3d, 0x02, 0xb0, 0xad, 0x2b, // cmp eax, 0x2badb002
+        0x75, 0x1f, // jne failed
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0x8b, 0x73, 0x10, // mov esi, [ebx + 16]: the command line
+        0xac, // next: lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x03, // jz done
+        0xee, // out dx, al
+        0xeb, 0xf8, // jmp next
+        0x8b, 0x7b, 0x18, // done: mov edi, [ebx + 24]: the modules
+        0x8b, 0x37, // mov esi, [edi]
+        0x8b, 0x4f, 0x04, // mov ecx, [edi + 4]
+        0x29, 0xf1, // sub ecx, esi
+        0xf3, 0x6e, // rep outsb
+        0xb0, 0x10, // mov al, 16
+        0xe6, 0xf4, // out 0xf4, al
+        0xb0, 0x01, // failed: mov al, 1
+        0xe6, 0xf4, // out 0xf4, al
+    ];
+    let kernel = tiny_kernel("multiboot", &code);
+    let path = kernel.display().to_string();
+    let module = File::new("module", b"a module's text");
+    let name = module.path();
+    let mut args = vec!["--memory", "16M", "--kernel", &path, "--initrd", &name];
+    args.extend(["--append", "color=green"]);
+    let (status, screen, errors) = Vm::start(&args).finish();
+    let _ = std::fs::remove_file(&kernel);
+    assert_eq!((status, errors.as_str()), (Some(33), ""), "{screen}");
+    assert!(screen.contains("color=green"), "{screen}");
+    assert!(screen.ends_with("a module's text"), "{screen}");
+}
+
+#[test]
+fn the_instruction_trace_shows_instructions_with_the_registers_they_change() {
+    let trace = File::new("insn", b"");
+    let to = format!("insn:{}", trace.path());
+    let (status, errors) = run_tiny("traced", &[0xb0, 5, 0xe6, 0xf4], &["--trace", &to]);
+    assert_eq!((status, errors.as_str()), (Some(11), ""));
+    let text = trace.read();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("mov al,5") && lines[0].contains("rax"), "{text}");
+    assert!(lines[1].contains("out 0F4h,al"), "{text}");
+}
+
+#[test]
+fn every_kind_of_event_can_be_traced_to_standard_error_or_a_file() {
+    let trace = File::new("all", b"");
+    let to = format!("all:{}", trace.path());
+    let mut vm = Vm::start(&["--memory", "64M", "--trace", &to]);
+    vm.expect("moinho> ");
+    vm.type_in("fault\n");
+    vm.expect("moinho> ");
+    vm.type_in("poweroff\n");
+    let (status, _, errors) = vm.finish();
     assert_eq!((status, errors.as_str()), (Some(0), ""));
+    let text = trace.read();
+    for kind in [" io ", " mmio ", " irq ", " timer ", " fault ", " exit ", " msr "] {
+        assert!(text.contains(kind), "no{kind}event");
+    }
+    let (status, errors) = run_tiny("stderr", &[0xb0, 5, 0xe6, 0xf4], &["--trace", "io"]);
+    assert_eq!(status, Some(11));
+    assert!(errors.contains(" io out1 0xf4 = 0x5"), "{errors}");
+}
+
+#[test]
+fn the_statistics_for_people_name_what_a_run_has_cost() {
+    let (status, errors) = run_tiny("cost", &[0xb0, 5, 0xe6, 0xf4], &["--stats"]);
+    assert_eq!(status, Some(11));
+    for word in ["engine ", "time ", "MIPS", "host memory ", "cpu0 ", "instructions", "debug "] {
+        assert!(errors.contains(word), "{errors:?} lacks {word:?}");
+    }
+}
+
+#[test]
+fn two_machines_run_at_once_and_do_not_share_a_disk_for_writing() {
+    let disk = File::new("shared", &[0; 1 << 16]);
+    let path = disk.path();
+    let mut first = Vm::start(&["--memory", "64M", "--disk", &path]);
+    let mut second = Vm::start(&["--memory", "64M", "--cpus", "2"]);
+    first.expect("moinho> ");
+    second.expect("moinho> ");
+    let (status, screen, errors) = Vm::start(&["--memory", "64M", "--disk", &path]).finish();
+    assert_eq!((status, screen.as_str()), (Some(2), ""));
+    assert!(errors.contains(&path) && errors.lines().count() == 1, "{errors}");
+    second.type_in("echo the second\n");
+    second.expect("\nthe second");
+    first.type_in("echo the first\n");
+    first.expect("\nthe first");
+    for mut vm in [first, second] {
+        vm.type_in("poweroff\n");
+        assert_eq!(vm.finish().0, Some(0));
+    }
+}
+
+#[test]
+fn eight_processors_and_a_reset_stay_within_the_hosts_memory() {
+    let mut vm = Vm::start(&["--memory", "64M", "--cpus", "8", "--stats", "--json"]);
+    vm.expect("moinho> ");
+    vm.type_in("reboot\n");
+    vm.expect("moinho> ");
+    vm.type_in("poweroff\n");
+    let (status, screen, errors) = vm.finish();
+    assert_eq!((status, errors.as_str()), (Some(0), ""));
+    let stats: serde_json::Value =
+        serde_json::from_str(&screen[screen.rfind("\n{\n").unwrap()..]).unwrap();
+    assert_eq!(stats["resets"], 1);
+    assert_eq!(stats["vcpus"].as_array().unwrap().len(), 8);
+    let overhead = stats["host"]["overhead_kib"].as_u64().unwrap();
+    assert!(overhead < 32 << 10, "{overhead} KiB");
+}
+
+#[test]
+fn a_reader_of_the_output_that_goes_away_is_no_failure() {
+    // The screen, then standard error with a trace on it, then the statistics at the end.
+    for args in [
+        &["--memory", "64M", "--stats", "--json"][..],
+        &["--memory", "64M", "--stats", "--trace", "io"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_moinho"))
+            .arg("run")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        drop(child.stderr.take());
+        let mut keyboard = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut keyboard, b"poweroff\n").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_moinho"))
+        .arg("cpu-models")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_closed_input_leaves_the_guest_running_and_nothing_is_left_behind() {
+    let folder = std::env::temp_dir().join(format!("moinho-behind-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for signal in ["-TERM", "-INT", "-HUP"] {
+        let disk = File::new("behind", &[0; 1 << 16]);
+        let cow = format!("{},cow", disk.path());
+        let mut vm = Vm::start_with(&["--memory", "64M", "--disk", &cow], |command| {
+            command.env("TMPDIR", &folder).env("XDG_CACHE_HOME", &folder)
+        });
+        vm.hang_up();
+        vm.expect("moinho> ");
+        vm.kill(signal);
+        let (status, _, errors) = vm.finish();
+        let number = ["-HUP", "-INT", "-TERM"].iter().position(|s| *s == signal);
+        let number = [1, 2, 15][number.unwrap()];
+        assert_eq!(status, Some(128 + number));
+        assert_eq!(errors, format!("moinho: ended by signal {number}\n"));
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    std::fs::remove_dir(&folder).unwrap();
 }

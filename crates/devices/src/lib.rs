@@ -16,6 +16,7 @@ pub mod acpi_pm;
 pub mod backend;
 #[cfg(test)]
 pub mod contract;
+pub mod coprocessor;
 pub mod debug_port;
 mod device;
 pub mod hpet;

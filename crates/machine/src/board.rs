@@ -32,6 +32,7 @@ use core::sync::atomic::AtomicU64;
 use devices::Device;
 use devices::acpi_pm::AcpiPm;
 use devices::backend::{Disk, Entropy, Stream};
+use devices::coprocessor::{self, Coprocessor};
 use devices::debug_port::DebugPort;
 use devices::hpet::Hpet;
 use devices::i8042::I8042;
@@ -220,6 +221,8 @@ pub struct Board {
     pub memory: Decoder,
     /// The PIT and the RTC, which the HPET can replace.
     pub legacy_slots: [usize; 2],
+    /// What FERR# and IGNNE# lead to.
+    pub coprocessor_slot: usize,
     /// Slots whose input comes from the terminal.
     pub terminal_slots: Vec<usize>,
 }
@@ -360,6 +363,8 @@ impl Board {
             (1, Ports(0xf4, 4)),
         ];
         p.device("debug", debug, &ports, &[]);
+        let ports = [(coprocessor::PORTS, Ports(0xf0, 2))];
+        let coprocessor = p.device("fpu-error", Coprocessor::new(), &ports, &[Gsi(&[13])]);
         let mut rtc = Rtc::new(c.unix_time_s);
         let layout = MemoryLayout::of(spec.memory);
         rtc.set_memory(layout.low, layout.high);
@@ -399,6 +404,7 @@ impl Board {
             ports: Decoder::new(p.ports).map_err(overlap("ports"))?,
             memory: Decoder::new(p.memory).map_err(overlap("memory"))?,
             legacy_slots: [pit, rtc],
+            coprocessor_slot: coprocessor,
             terminal_slots: alloc::vec![com1, console],
         })
     }

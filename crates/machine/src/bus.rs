@@ -10,6 +10,7 @@ use crate::machine::Machine;
 use crate::trace::Kinds;
 use alloc::format;
 use core::sync::atomic::Ordering;
+use devices::coprocessor;
 use mem::Gpa;
 use x86::{Bus, Event};
 
@@ -147,6 +148,20 @@ impl Bus for VcpuBus<'_> {
     }
     fn acknowledge(&mut self) -> Option<u8> {
         self.hub_acknowledge()
+    }
+    fn ferr(&mut self, level: bool) -> bool {
+        let slot = self.machine.board().coprocessor_slot;
+        let ignne = self.machine.with_device(slot, |d, cx| {
+            // Boards connect FERR# of the bootstrap processor only; IGNNE# goes to all.
+            if self.cpu == 0 {
+                d.write(cx, coprocessor::PINS, 0, 1, level.into());
+            }
+            d.read(cx, coprocessor::PINS, 0, 1)
+        });
+        ignne.is_some_and(|pin| pin & 1 != 0)
+    }
+    fn entropy(&mut self) -> Option<u64> {
+        self.machine.host().entropy()
     }
     fn retired(&mut self, instructions: u64) {
         self.machine.clock().retired(instructions);

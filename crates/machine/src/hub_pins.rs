@@ -7,9 +7,13 @@ use crate::board::HubPart;
 use crate::bus::VcpuBus;
 use crate::hub::{CpuSet, Hub};
 use crate::machine::Machine;
+use alloc::format;
 use devices::Message;
 use devices::lapic::TscClock;
 use x86::Signals;
+
+/// Where the board has the local APIC of whoever asks.
+const LAPIC_PAGE: u64 = 0xfee0_0000;
 
 /// The hub's number for a line of a device. They only have to differ on one GSI.
 fn source(slot: usize, line: u8) -> u8 {
@@ -145,9 +149,20 @@ impl VcpuBus<'_> {
             base_ns: 0,
             base_tsc: 0,
         };
-        self.machine.with_hub_of(self.cpu, |hub, cpu| {
-            hub.msr_write(cpu, index, value, now, &tsc)
-        })
+        let (done, moved) = self.machine.with_hub_of(self.cpu, |hub, cpu| {
+            let before = hub.lapic_page(cpu);
+            let done = hub.msr_write(cpu, index, value, now, &tsc);
+            (done, hub.lapic_page(cpu).filter(|page| Some(*page) != before))
+        });
+        // Departure: the page stays where it was. To follow it, every access to RAM would have to
+        // ask whether the local APIC covers it now; no known system moves it.
+        if let Some(page) = moved.filter(|page| *page != LAPIC_PAGE) {
+            let cpu = self.cpu;
+            self.machine.host().event(format!(
+                "cpu{cpu}: the guest moves its local APIC to gpa {page:#x}; its registers stay at {LAPIC_PAGE:#x}"
+            ));
+        }
+        done
     }
     pub(crate) fn hub_task_priority(&mut self) -> u8 {
         self.machine

@@ -35,6 +35,11 @@ pub trait Host: Send + Sync {
     fn timers_changed(&self);
     /// A device has something to tell the user.
     fn event(&self, text: String);
+    /// 64 random bits for a processor that asks (RDRAND, RDSEED); `None` where a run must be
+    /// repeatable: the engine then takes a fixed stream of its own.
+    fn entropy(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Why a machine stopped.

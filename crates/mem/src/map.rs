@@ -124,8 +124,11 @@ impl GuestMemory {
             backing,
             used: 0,
             regions: Vec::new(),
-            marks: (0..pages).map(|_| AtomicU8::new(0)).collect(),
-            generations: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+            // Zeroed by the allocator, so that pages without code cost the host nothing.
+            // SAFETY: all zeroes is a valid AtomicU8.
+            marks: unsafe { Box::new_zeroed_slice(pages).assume_init() },
+            // SAFETY: all zeroes is a valid AtomicU32.
+            generations: unsafe { Box::new_zeroed_slice(pages).assume_init() },
             code_writes: AtomicU64::new(0),
         }
     }

@@ -4,9 +4,9 @@ use crate::config::{Config, Guest, UserError};
 use backends::disk::{DiskSpec as FileSpec, Mode};
 use backends::escape::{Command, HELP};
 use backends::host::{HostEntropy, Stdio, open_disk};
-use devices::backend::{Disk, Null, Stream};
+use devices::backend::{BackendError, Disk, Entropy, Null, Stream};
 use machine::board::Connections;
-use machine::spec::{DiskMode, DiskSpec};
+use machine::spec::{ClockKind, DiskMode, DiskSpec};
 use machine::{End, Machine};
 use std::fs::File;
 use std::io::Write;
@@ -48,7 +48,7 @@ impl Terminal {
         let ready = move || input.with(Machine::terminal_ready);
         let command = move |command| match command {
             Command::Quit => keys.with(|machine| machine.stop(End::Quit)),
-            Command::Help => eprint!("{HELP}"),
+            Command::Help => drop(std::io::stderr().write_all(HELP.as_bytes())),
         };
         let stdio = Stdio::new(ready, command)
             .map_err(|e| UserError(format!("standard input and output: {e}")))?;
@@ -93,6 +93,21 @@ impl Stream for ToFile {
     }
 }
 
+/// The same bytes in every run, for a virtual clock (SplitMix64); no secret from anybody.
+struct Repeatable(u64);
+
+impl Entropy for Repeatable {
+    fn fill(&mut self, into: &mut [u8]) -> Result<(), BackendError> {
+        for part in into.chunks_mut(8) {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            part.copy_from_slice(&(z ^ z >> 31).to_le_bytes()[..part.len()]);
+        }
+        Ok(())
+    }
+}
+
 /// Connects everything; the disks are opened and locked.
 pub(crate) fn connections(config: &Config, running: &Running) -> Result<Connections, UserError> {
     let disks = config.spec.disks.iter().enumerate().map(disk);
@@ -122,7 +137,10 @@ pub(crate) fn connections(config: &Config, running: &Running) -> Result<Connecti
         debug: end(false),
         console: end(hvc),
         disks,
-        entropy: Box::new(HostEntropy),
+        entropy: match config.spec.clock {
+            ClockKind::Host => Box::new(HostEntropy),
+            ClockKind::Instructions(_) => Box::new(Repeatable(0)),
+        },
         unix_time_s: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs() as i64),

@@ -51,6 +51,8 @@ fn read(flag: &str, path: &Path) -> Result<Vec<u8>, UserError> {
     let what = format!("{flag} {}", path.display());
     let why = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => "is a folder".to_string(),
+        // A reset reads it again, so a pipe will not do.
+        Ok(meta) if !meta.is_file() => "is no regular file".to_string(),
         Ok(meta) => match read_whole(path, meta.len()) {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error.to_string(),
@@ -61,6 +63,44 @@ fn read(flag: &str, path: &Path) -> Result<Vec<u8>, UserError> {
         format_args!("{what}: {why}"),
         "give a file that can be read",
     ))
+}
+
+/// What is wrong with an initial RAM disk, as far as it shows without unpacking: a guest would
+/// only panic later.
+fn initrd_problem(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return Some("the file is empty");
+    }
+    // A cpio archive in the new ASCII format (Linux, initramfs buffer format).
+    let is_header = |at: usize| matches!(bytes.get(at..at + 6), Some(b"070701" | b"070702"));
+    let field = |at: usize| {
+        let digits = std::str::from_utf8(bytes.get(at..at + 8)?).ok()?;
+        usize::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    while is_header(at) {
+        let (Some(size), Some(name_size)) = (field(at + 54), field(at + 94)) else {
+            return Some("truncated: a header of its cpio archive is cut off");
+        };
+        let name = at + 110;
+        if bytes.get(name..name + 10) == Some(b"TRAILER!!!") {
+            return None;
+        }
+        at = ((name + name_size).next_multiple_of(4) + size).next_multiple_of(4);
+    }
+    // Something else, or something else behind it, is the guest's to judge.
+    (at >= bytes.len()).then_some("truncated: its cpio archive has no end")
+}
+
+fn read_initrd(path: &Path) -> Result<Vec<u8>, UserError> {
+    let bytes = read("--initrd", path)?;
+    match initrd_problem(&bytes) {
+        None => Ok(bytes),
+        Some(problem) => Err(UserError::new(
+            format_args!("--initrd {}: {problem}", path.display()),
+            "is the download complete?",
+        )),
+    }
 }
 
 /// Loads the guest and its ACPI tables; the result is the state of the first processor.
@@ -95,7 +135,7 @@ pub(crate) fn load(
             let image = read("--kernel", kernel)?;
             let files: Vec<Vec<u8>> = initrd
                 .iter()
-                .map(|path| read("--initrd", path))
+                .map(|path| read_initrd(path))
                 .collect::<Result<_, _>>()?;
             let names: Vec<String> = initrd.iter().map(|p| p.display().to_string()).collect();
             let modules: Vec<Module<'_>> = files

@@ -93,12 +93,17 @@ fn host_memory() -> Option<u64> {
     Some((kib("MemTotal:")? + kib("SwapTotal:").unwrap_or(0)) * 1024)
 }
 
+/// A line on standard error. Whoever read it may have gone, which must not stop a machine.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 fn trace(to: Option<&TraceTo>) -> Result<Trace, UserError> {
     let Some(TraceTo { kinds, file }) = to else {
         return Ok(Trace::new(Kinds::default(), None));
     };
     let sink: Sink = match file {
-        None => Box::new(|line| eprintln!("{line}")),
+        None => Box::new(|line| say(line)),
         Some(path) => {
             let file = fs::File::create(path).map_err(|e| {
                 UserError::new(
@@ -168,7 +173,8 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
     let waiters = if in_turns { 1 } else { config.spec.cpus };
     let host = Arc::new(Threads::new(
         waiters,
-        Box::new(|text| eprintln!("moinho: {text}")),
+        !in_turns,
+        Box::new(|text| say(&format!("moinho: {text}"))),
     ));
     lock::yield_with(thread::yield_now);
     let machine = Machine::new(

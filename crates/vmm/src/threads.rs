@@ -1,5 +1,7 @@
 //! How a machine's processors wait and are woken on a host with threads, and the host's clock.
 
+use backends::host::HostEntropy;
+use devices::backend::Entropy as _;
 use machine::Host;
 use machine::clock::Clock;
 use rustix::time::{ClockId, clock_gettime};
@@ -72,16 +74,20 @@ pub struct Threads {
     kicks: RwLock<Vec<Option<Kick>>>,
     /// Lines for the user, one at a time.
     events: Box<dyn Fn(String) + Send + Sync>,
+    /// The processors' randomness is the host's; else the run is to be repeatable.
+    random: bool,
 }
 
 impl Threads {
-    /// Places for `waiters` threads: one per processor, or one for all of them.
-    pub fn new(waiters: u32, events: Box<dyn Fn(String) + Send + Sync>) -> Self {
+    /// Places for `waiters` threads: one per processor, or one for all of them; `random` says
+    /// whether processors get the host's randomness.
+    pub fn new(waiters: u32, random: bool, events: Box<dyn Fn(String) + Send + Sync>) -> Self {
         Threads {
             vcpus: (0..waiters.max(1)).map(|_| Parker::default()).collect(),
             timer: Parker::default(),
             kicks: RwLock::default(),
             events,
+            random,
         }
     }
 
@@ -111,6 +117,11 @@ impl Host for Threads {
     }
     fn event(&self, text: String) {
         (self.events)(text);
+    }
+    fn entropy(&self) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let filled = self.random && HostEntropy.fill(&mut bytes).is_ok();
+        filled.then(|| u64::from_ne_bytes(bytes))
     }
 }
 

@@ -39,6 +39,11 @@ pub trait Bus {
         let _ = level;
         true
     }
+    /// 64 random bits for RDRAND and RDSEED; `None` leaves them to a stream that the APIC ID alone
+    /// determines, so that a run can be repeated.
+    fn entropy(&mut self) -> Option<u64> {
+        None
+    }
     /// Instructions retired and exceptions delivered since the last call
     /// ([`Counters::work`]), for a clock that counts them.
     fn retired(&mut self, instructions: u64) {

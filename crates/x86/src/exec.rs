@@ -55,7 +55,7 @@ pub struct Cpu {
     pub debug_hits: u64,
     /// An event was delivered: an instruction that leads into a handler (INT n) is not stepped.
     pub delivered: bool,
-    /// Where the stream of RDRAND and RDSEED stands.
+    /// Where the stream of RDRAND and RDSEED stands, while the bus gives none.
     entropy: u64,
     /// Guest memory.
     pub ram: Arc<GuestMemory>,
@@ -332,10 +332,9 @@ impl Cpu {
         };
     }
 
-    /// The next value for RDRAND and RDSEED: a stream that the APIC ID alone determines
-    /// (SplitMix64), so that a run can be repeated. It is no secret from anybody, which is a
-    /// departure from hardware; guests mix in other sources, such as virtio-rng.
-    pub(crate) fn entropy(&mut self) -> u64 {
+    /// The next value of the stream that stands in for randomness where the bus has none
+    /// (SplitMix64 from the APIC ID): no secret from anybody, but the same in every run.
+    fn repeatable_entropy(&mut self) -> u64 {
         self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.entropy ^ self.entropy >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -350,6 +349,14 @@ impl Cpu {
 }
 
 impl Exec<'_> {
+    /// The next value for RDRAND and RDSEED.
+    pub(crate) fn entropy(&mut self) -> u64 {
+        match self.bus.entropy() {
+            Some(value) => value,
+            None => self.repeatable_entropy(),
+        }
+    }
+
     /// Ends the VM with a report: we are wrong, or do not know how to go on.
     #[cold]
     pub fn stop<T>(&mut self, why: String) -> Done<T> {
@@ -646,8 +653,9 @@ impl Exec<'_> {
                 self.watch(linear, T::SIZE as u64, Access::Write);
                 match places {
                     (Place::Ram(at), None) => at,
-                    // A locked access across pages, or to a device, is not atomic here: a
-                    // departure that only a split lock contended by another processor can see.
+                    // Departure: a locked access across pages, or to a device, is not atomic, which
+                    // only a split lock contended by another processor can see. A machine-wide lock
+                    // would have to be taken by plain stores, too, to be any better.
                     (first, second) => {
                         let old = self.gather(first, second);
                         let new = f(old);

@@ -23,10 +23,13 @@ use mem::{GuestMemory, RamOffset};
 
 /// Longest block, in instructions.
 const BLOCK: usize = 32;
-/// Decoded instructions kept before the cache starts anew (40 bytes each, about 5 MB).
-const ARENA: usize = 128 * 1024;
-/// Slots of the block table.
-const SLOTS: usize = 16 * 1024;
+/// Decoded instructions that the processors of a machine keep together before a cache starts anew
+/// (40 bytes each, about 10 MB, and a fifth of that for the block tables).
+const MACHINE_ARENA: usize = 256 * 1024;
+/// The most and the fewest that one processor keeps.
+const ARENA: core::ops::RangeInclusive<usize> = 4 * 1024..=128 * 1024;
+/// Decoded instructions for each slot of the block table.
+const PER_SLOT: usize = 8;
 
 /// The interpreter as an engine.
 #[derive(Debug, Default)]
@@ -64,7 +67,7 @@ impl InterpVcpu {
     ) -> InterpVcpu {
         InterpVcpu {
             cpu: Cpu::new(id, model.clone(), memory, signals),
-            cache: Cache::default(),
+            cache: Cache::new(model.cpus),
             tracing: false,
         }
     }
@@ -107,23 +110,36 @@ struct Block {
 
 /// The decoded-instruction cache.
 struct Cache {
+    /// Grows with what is decoded, up to `capacity`.
     arena: Vec<Insn>,
-    slots: Box<[Option<Block>]>,
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Cache {
-            arena: Vec::new(),
-            slots: alloc::vec![None; SLOTS].into_boxed_slice(),
-        }
-    }
+    capacity: usize,
+    /// A power of two of them.
+    slots: Vec<Option<Block>>,
 }
 
 impl Cache {
-    fn slot(key: &Key) -> usize {
+    /// For one of the `cpus` processors of a machine.
+    fn new(cpus: u32) -> Cache {
+        let share = MACHINE_ARENA / cpus.max(1) as usize;
+        let capacity = share.clamp(*ARENA.start(), *ARENA.end()).next_power_of_two();
+        Cache {
+            arena: Vec::new(),
+            capacity,
+            slots: alloc::vec![None; capacity / PER_SLOT],
+        }
+    }
+
+    fn slot(&self, key: &Key) -> usize {
         let mixed = (key.at.0 ^ key.rip << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 32) as usize % SLOTS
+        (mixed >> 32) as usize & (self.slots.len() - 1)
+    }
+
+    /// Makes room for `more` instructions.
+    fn make_room(&mut self, more: usize) {
+        if self.arena.len() + more > self.capacity {
+            self.arena.clear();
+            self.slots.fill(None);
+        }
     }
 
     /// The instructions of the block at the current RIP, as a range of the arena.
@@ -142,7 +158,7 @@ impl Cache {
             rip: x.s.rip,
             mode: x.mode_key(),
         };
-        let slot = Self::slot(&key);
+        let slot = self.slot(&key);
         if let Some(block) = &self.slots[slot]
             && block.key == key
             && x.ram.code_generation(at) == block.generation
@@ -155,10 +171,7 @@ impl Cache {
     /// Decodes the block at `key` and enters it.
     #[cold]
     fn decode(&mut self, x: &mut Exec<'_>, key: Key, linear: u64) -> Done<core::ops::Range<usize>> {
-        if self.arena.len() + BLOCK > ARENA {
-            self.arena.clear();
-            self.slots.fill(None);
-        }
+        self.make_room(BLOCK);
         // Marked before it is read: a store from now on changes the generation.
         let generation = x.ram.mark_code(key.at);
         let mut bytes = [0u8; BLOCK * 8];
@@ -198,7 +211,8 @@ impl Cache {
             start: start as u32,
             len: len as u32,
         };
-        self.slots[Self::slot(&key)] = Some(block);
+        let slot = self.slot(&key);
+        self.slots[slot] = Some(block);
         Ok(start..start + len)
     }
 
@@ -241,10 +255,7 @@ impl Cache {
             }
         }
         let run = insn::handler(x, &i);
-        if self.arena.len() + 1 > ARENA {
-            self.arena.clear();
-            self.slots.fill(None);
-        }
+        self.make_room(1);
         let insn = insn::lower_with_bytes(&i, run, bits, &bytes);
         self.arena.push(insn);
         Ok(self.arena.len() - 1..self.arena.len())

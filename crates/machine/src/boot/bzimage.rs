@@ -173,28 +173,22 @@ impl<'a> Setup<'a> {
         })
     }
 
-    /// Where the protected-mode kernel goes: its preferred address; if there is no RAM, and it
-    /// can be moved, the lowest aligned address from 1 MiB on.
+    /// Where the protected-mode kernel goes: its preferred address, or the lowest aligned one from
+    /// 1 MiB on. A kernel that is loaded below its preferred address moves itself there (boot.rst,
+    /// `pref_address`), so a lower place would not help where RAM ends too early.
     fn address(&self, cx: &Loading<'_>) -> Result<u64, BootError> {
-        // Everything we hand over is identity-mapped below 4 GiB.
-        let fits = |at: u64| {
-            at >= MIB
-                && at
-                    .checked_add(self.init_size)
-                    .is_some_and(|end| end <= cx.layout.low)
-        };
-        let mut wish = self.preferred;
+        let mut at = self.preferred;
         if self.relocatable {
-            wish = wish.checked_next_multiple_of(self.alignment).unwrap_or(0);
+            at = at
+                .max(MIB)
+                .checked_next_multiple_of(self.alignment)
+                .unwrap_or(u64::MAX);
         }
-        let lowest = MIB.next_multiple_of(self.alignment.max(1));
-        if fits(wish) {
-            Ok(wish)
-        } else if self.relocatable && fits(lowest) {
-            Ok(lowest)
+        // Everything we hand over is identity-mapped below 4 GiB.
+        let end = at.saturating_add(self.init_size);
+        if at >= MIB && end <= cx.layout.low {
+            Ok(at)
         } else {
-            let at = if self.relocatable { lowest } else { wish };
-            let end = at.saturating_add(self.init_size);
             Err(cx.layout.outside("kernel (init_size)".into(), at, end))
         }
     }

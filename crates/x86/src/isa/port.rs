@@ -116,9 +116,7 @@ fn repeat<T: Word>(
         set_address(x, i, gpr::RCX, count - 1);
         budget -= 1;
         if count > 1 && (budget == 0 || x.interrupted()) {
-            x.next = x.s.rip;
-            // Leaves the block: its next instruction is not the one at RIP.
-            x.attention |= attention::MODE;
+            x.resume_later();
             return Ok(());
         }
     }

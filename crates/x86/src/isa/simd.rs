@@ -8,7 +8,7 @@
 use crate::exec::Exec;
 use crate::insn::{IMM, Insn, MEM};
 use crate::isa::vector::Lane;
-use crate::trap::{Done, Trap};
+use crate::trap::Done;
 use core::array::from_fn;
 
 /// An operation on 64-bit pieces independent of each other.
@@ -49,18 +49,6 @@ impl<O: Packed> Mmx for O {
 pub(crate) trait Shift {
     /// `a` shifted.
     fn shift(a: Lane, count: u64) -> Lane;
-}
-
-impl Exec<'_> {
-    /// To be called first by every MMX instruction: a pending unmasked x87 exception raises #MF.
-    #[inline(always)]
-    pub(crate) fn check_mmx(&self) -> Done {
-        // ES, the error summary.
-        if self.s.x87.status & 1 << 7 != 0 {
-            return Err(Trap::MF);
-        }
-        Ok(())
-    }
 }
 
 /// The two lanes of a YMM register.
@@ -132,7 +120,9 @@ pub(crate) fn of128(v: u128) -> Lane {
 
 /// MMX: `op mm, mm/m64[, imm8]`.
 pub(crate) fn mmx<O: Mmx>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let b = x.get_mm(i, 1)?;
     x.enter_mmx();
     let a = x.mm(i.ops[0]);
@@ -142,7 +132,9 @@ pub(crate) fn mmx<O: Mmx>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 /// MMX: `op mm, mm/m32`.
 pub(crate) fn mmx_low<O: Mmx>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let b = match i.ops[1] {
         MEM => u64::from(x.read::<u32>(i.seg, x.ea(i))?),
         n => x.mm(n),
@@ -199,7 +191,9 @@ pub(crate) fn vex256_unary<O: Lanes>(x: &mut Exec<'_>, i: &Insn) -> Done {
 
 /// MMX shift: `op mm, mm/m64` and `op mm, imm8`.
 pub(crate) fn mmx_shift<O: Shift>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let count = match i.ops[1] {
         IMM => i.imm & 0xff,
         _ => x.get_mm(i, 1)?,

@@ -104,7 +104,9 @@ fn maskmovdqu(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn maskmovq(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     let offset = x.s.gpr[gpr::RDI] & i.address_mask();
     let (value, mask) = (x.mm(i.ops[1]), x.mm(i.ops[2]));

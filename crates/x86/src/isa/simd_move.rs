@@ -202,7 +202,9 @@ fn to_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn mmx_from_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let value: T = x.get(i, 1)?;
     x.enter_mmx();
     x.set_mm(i.ops[0], value.to_u64());
@@ -210,7 +212,9 @@ fn mmx_from_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn mmx_to_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.before_mmx_store();
     x.set(i, 0, T::from_u64(x.mm(i.ops[1])))?;
     x.enter_mmx();
@@ -218,7 +222,9 @@ fn mmx_to_general<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn mmx_load(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let value = x.get_mm(i, 1)?;
     x.enter_mmx();
     x.set_mm(i.ops[0], value);
@@ -226,7 +232,9 @@ fn mmx_load(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn mmx_store(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let value = x.mm(i.ops[1]);
     if i.is_mem(0) {
         x.before_mmx_store();
@@ -240,7 +248,9 @@ fn mmx_store(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn movq2dq(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     let value = x.mm(i.ops[1]);
     x.set_xmm(i.ops[0], [value, 0]);
@@ -248,7 +258,9 @@ fn movq2dq(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn movdq2q(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     let [low, _] = x.xmm(i.ops[1]);
     x.set_mm(i.ops[0], low);
@@ -256,7 +268,9 @@ fn movdq2q(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn emms(x: &mut Exec<'_>, _: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     x.s.x87.valid = 0;
     Ok(())
@@ -276,7 +290,9 @@ fn signs32(w: u64) -> u64 {
 }
 
 fn pmovmskb_mm(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     let mask = signs8(x.mm(i.ops[1]));
     x.set_reg(i.ops[0], mask);
@@ -350,7 +366,9 @@ fn extract<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn pextrw_mm(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     x.enter_mmx();
     let value: u16 = element([x.mm(i.ops[1]), 0], i.imm & 3);
     x.set_reg(i.ops[0], u64::from(value));
@@ -372,7 +390,9 @@ fn insert_vex<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 }
 
 fn pinsrw_mm(x: &mut Exec<'_>, i: &Insn) -> Done {
-    x.check_mmx()?;
+    if x.x87_frozen()? {
+        return Ok(());
+    }
     let value: u16 = x.get(i, 1)?;
     x.enter_mmx();
     let a = x.mm(i.ops[0]);

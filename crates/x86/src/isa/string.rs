@@ -5,8 +5,7 @@
 //! RIP on itself, so that interrupts are taken between elements as on hardware. Registers are
 //! exact after every element, so a fault in the middle needs no repair.
 
-use crate::exec::Exec;
-use crate::exec::attention;
+use crate::exec::{Exec, attention};
 use crate::insn::Insn;
 use crate::mmu::Access;
 use crate::state::{gpr, rflags, seg};
@@ -86,8 +85,7 @@ fn repeat<T: Word>(
         }
         budget -= 1;
         if left != 0 && (budget == 0 || x.interrupted()) {
-            x.next = x.s.rip;
-            x.attention |= attention::MODE;
+            x.resume_later();
             return Ok(());
         }
     }
@@ -184,6 +182,19 @@ fn scas<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
         walk.advance(x, gpr::RDI, 1);
         Ok((1, goes_on(x, i)))
     })
+}
+
+impl Exec<'_> {
+    /// Leaves a repeated instruction after an iteration that is not its last: RIP stays on it. RF
+    /// is what an interrupt or a debug trap pushes here (SDM volume 3, "Instruction-Breakpoint
+    /// Exception Condition"): a breakpoint on the instruction has had its turn. The instruction
+    /// clears it when it goes on.
+    pub(crate) fn resume_later(&mut self) {
+        self.next = self.s.rip;
+        self.s.rflags |= rflags::RF;
+        // Leaves the block: its next instruction is not the one at RIP.
+        self.attention |= attention::MODE;
+    }
 }
 
 pub(crate) const ROWS: &[Row] = &[
