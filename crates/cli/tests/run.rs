@@ -286,7 +286,7 @@ fn a_multiboot_kernel_finds_its_command_line_and_module_and_exits() {
 fn the_instruction_trace_shows_instructions_with_the_registers_they_change() {
     let trace = File::new("insn", b"");
     let to = format!("insn:{}", trace.path());
-    let (status, errors) = run_tiny("traced", &[0xb0, 5, 0xe6, 0xf4], &["--trace", &to]);
+    let (status, errors) = run_tiny("traced", &[0xb0, 5, 0xe6, 0xf4], &["--engine", "interp", "--trace", &to]);
     assert_eq!((status, errors.as_str()), (Some(11), ""));
     let text = trace.read();
     let lines: Vec<&str> = text.lines().collect();
@@ -299,7 +299,8 @@ fn the_instruction_trace_shows_instructions_with_the_registers_they_change() {
 fn every_kind_of_event_can_be_traced_to_standard_error_or_a_file() {
     let trace = File::new("all", b"");
     let to = format!("all:{}", trace.path());
-    let mut vm = Vm::start(&["--memory", "64M", "--trace", &to]);
+    let args = ["--memory", "64M", "--engine", "interp", "--trace", &to];
+    let mut vm = Vm::start(&args);
     vm.expect("moinho> ");
     vm.type_in("fault\n");
     vm.expect("moinho> ");
@@ -347,7 +348,9 @@ fn two_machines_run_at_once_and_do_not_share_a_disk_for_writing() {
 
 #[test]
 fn eight_processors_and_a_reset_stay_within_the_hosts_memory() {
-    let mut vm = Vm::start(&["--memory", "64M", "--cpus", "8", "--stats", "--json"]);
+    let mut args = vec!["--memory", "64M", "--cpus", "8", "--engine", "interp"];
+    args.extend(["--stats", "--json"]);
+    let mut vm = Vm::start(&args);
     vm.expect("moinho> ");
     vm.type_in("reboot\n");
     vm.expect("moinho> ");
@@ -394,7 +397,7 @@ fn a_reader_of_the_output_that_goes_away_is_no_failure() {
 
 #[test]
 fn a_closed_input_leaves_the_guest_running_and_nothing_is_left_behind() {
-    let folder = std::env::temp_dir().join(format!("moinho-behind-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("moinho-nothing-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     for signal in ["-TERM", "-INT", "-HUP"] {
         let disk = File::new("behind", &[0; 1 << 16]);

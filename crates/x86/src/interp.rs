@@ -325,9 +325,11 @@ impl Exec<'_> {
             | ((s.rflags >> 17 & 1) as u32) << 19
     }
 
-    /// Between instructions, when something asks for attention. `Some` ends the run; otherwise
-    /// the number of instructions that may run before the next look (0: any).
-    fn boundary(&mut self) -> Result<usize, Stop> {
+    /// Between instructions, when something asks for attention: an error ends the run; otherwise
+    /// the number of instructions that may run before the next look (0: any), or nothing if an
+    /// exception was delivered, which counts against the budget: a handler that has a breakpoint
+    /// on itself must not keep us here.
+    fn boundary(&mut self) -> Result<Option<usize>, Stop> {
         loop {
             let why = self.attention;
             self.attention = 0;
@@ -387,7 +389,7 @@ impl Exec<'_> {
                 self.attention |= attention::DEBUG;
                 if self.s.rflags & rflags::RF == 0 && self.instruction_breakpoint() {
                     self.event(|x| x.raise(vector::DB, None, Source::Breakpoint))?;
-                    continue;
+                    return Ok(None);
                 }
             }
             if self.s.rflags & rflags::TF != 0 {
@@ -398,7 +400,7 @@ impl Exec<'_> {
             let single = shadow != Shadow::None
                 || self.attention & (attention::STEP | attention::DEBUG) != 0
                 || self.s.rflags & rflags::RF != 0;
-            return Ok(usize::from(single));
+            return Ok(Some(usize::from(single)));
         }
     }
 
@@ -494,7 +496,8 @@ impl Vcpu for InterpVcpu {
             let mut limit = 0;
             if x.attention != 0 || x.signals.get() != 0 {
                 match x.boundary() {
-                    Ok(n) => limit = n,
+                    Ok(Some(n)) => limit = n,
+                    Ok(None) => continue,
                     Err(stop) => break stop,
                 }
             }

@@ -152,20 +152,24 @@ fn shift<S: Shift, T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     Ok(())
 }
 
+/// Three pieces of `n` bits (16 or 32), so that a 16-bit shift by more than 16 takes the
+/// destination again.
+fn thrice(value: u64, source: u64, n: u32) -> u128 {
+    u128::from(value) << (2 * n) | u128::from(source) << n | u128::from(value)
+}
+
 /// SHLD: the bits of `source` come in at the right.
 fn shld<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     double_shift::<T>(x, i, |value, source, count, n| {
-        // Three pieces so that a 16-bit shift by more than 16 takes the destination again.
-        let wide = u128::from(value) << (2 * n) | u128::from(source) << n | u128::from(value);
         match n {
             64 => (
                 value << count | source >> (64 - count),
                 value >> (64 - count) & 1 != 0,
             ),
-            _ => (
-                (wide << count >> (2 * n)) as u64,
-                wide << count >> (3 * n) & 1 != 0,
-            ),
+            _ => {
+                let wide = thrice(value, source, n) << count;
+                ((wide >> (2 * n)) as u64, wide >> (3 * n) & 1 != 0)
+            }
         }
     })
 }
@@ -173,13 +177,15 @@ fn shld<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
 /// SHRD: the bits of `source` come in at the left.
 fn shrd<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
     double_shift::<T>(x, i, |value, source, count, n| {
-        let wide = u128::from(value) << (2 * n) | u128::from(source) << n | u128::from(value);
         match n {
             64 => (
                 value >> count | source << (64 - count),
                 value >> (count - 1) & 1 != 0,
             ),
-            _ => ((wide >> count) as u64, wide >> (count - 1) & 1 != 0),
+            _ => {
+                let wide = thrice(value, source, n);
+                ((wide >> count) as u64, wide >> (count - 1) & 1 != 0)
+            }
         }
     })
 }
