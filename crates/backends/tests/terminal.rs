@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 #[ignore = "the child of the other test"]
 fn child() {
     let _raw = RawMode::enter().unwrap().expect("a terminal");
-    std::thread::spawn(|| panic!("deliberate")).join().unwrap_err();
+    std::thread::spawn(|| panic!("deliberate"))
+        .join()
+        .unwrap_err();
     // As after an abort: no drop runs.
     std::process::exit(77);
 }

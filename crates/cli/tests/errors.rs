@@ -191,10 +191,19 @@ fn missing_modules_disks_and_outputs_are_refused_by_their_flag() {
     check(&["--disk", "empty"], &["--disk empty", "truncate"]);
     check(&["--disk", "odd"], &["--disk odd", "512"]);
     check(&["--disk", "odd,rw"], &["--disk", "rw", "cow"]);
-    check(&["--disk", "/dev/null"], &["--disk /dev/null", "block device"]);
+    check(
+        &["--disk", "/dev/null"],
+        &["--disk /dev/null", "block device"],
+    );
     check(&["--initrd", "."], &["--initrd .", "folder"]);
-    check(&["--initrd", "empty"], &["--initrd empty", "empty", "download"]);
-    check(&["--initrd", "cut"], &["--initrd cut", "truncated", "download"]);
+    check(
+        &["--initrd", "empty"],
+        &["--initrd empty", "empty", "download"],
+    );
+    check(
+        &["--initrd", "cut"],
+        &["--initrd cut", "truncated", "download"],
+    );
     check(&["--initrd", "huge"], &["512 MiB", "would do"]);
     check(&["--com2", "no/such/place"], &["--com2 no/such/place"]);
     check(&["--trace", "io:no/such/place"], &["--trace no/such/place"]);

@@ -139,7 +139,10 @@ fn boots_works_and_switches_off(cpus: u32) {
     vm.command("uname -sm", "Linux x86_64");
     vm.command("echo cpus=$(nproc)=", &format!("cpus={cpus}="));
     vm.command("busybox | head -n 1", "BusyBox v");
-    vm.command("ls /proc/self/status /sys/class/block/vda/size | wc -l", "\n2");
+    vm.command(
+        "ls /proc/self/status /sys/class/block/vda/size | wc -l",
+        "\n2",
+    );
     let numbers = host("seq 1 20000 | md5sum | cut -d ' ' -f 1");
     vm.command("seq 1 20000 | md5sum", &numbers);
     let piece = host(&format!(
@@ -156,7 +159,10 @@ fn boots_works_and_switches_off(cpus: u32) {
         "for i in $(seq 1 4); do (seq 1 20000 | md5sum) & done | sort -u | wc -l; wait",
         "\n1",
     );
-    vm.command("echo x >/dev/vdb || echo it is read-$((0))only", "read-0only");
+    vm.command(
+        "echo x >/dev/vdb || echo it is read-$((0))only",
+        "read-0only",
+    );
     if formatted {
         vm.command("grep -c '^/dev/vda /mnt ext4' /proc/mounts", "\n1");
         vm.command(
@@ -228,7 +234,10 @@ fn a_command_of_the_command_line_runs_and_switches_the_machine_off() {
     let (status, screen, errors) = Vm::start(&args).finish();
     assert!(screen.contains("this is Linux"), "{screen}");
     assert!(screen.contains("written"), "{screen}");
-    assert!(fs::read(&disk.0).unwrap() == noise(1 << 20), "the file changed");
+    assert!(
+        fs::read(&disk.0).unwrap() == noise(1 << 20),
+        "the file changed"
+    );
     assert!(screen.contains("moinho.run: exit status 7"), "{screen}");
     assert_eq!((status, errors.as_str()), (Some(0), ""));
 }

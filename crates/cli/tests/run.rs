@@ -286,12 +286,19 @@ fn a_multiboot_kernel_finds_its_command_line_and_module_and_exits() {
 fn the_instruction_trace_shows_instructions_with_the_registers_they_change() {
     let trace = File::new("insn", b"");
     let to = format!("insn:{}", trace.path());
-    let (status, errors) = run_tiny("traced", &[0xb0, 5, 0xe6, 0xf4], &["--engine", "interp", "--trace", &to]);
+    let (status, errors) = run_tiny(
+        "traced",
+        &[0xb0, 5, 0xe6, 0xf4],
+        &["--engine", "interp", "--trace", &to],
+    );
     assert_eq!((status, errors.as_str()), (Some(11), ""));
     let text = trace.read();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].contains("mov al,5") && lines[0].contains("rax"), "{text}");
+    assert!(
+        lines[0].contains("mov al,5") && lines[0].contains("rax"),
+        "{text}"
+    );
     assert!(lines[1].contains("out 0F4h,al"), "{text}");
 }
 
@@ -308,7 +315,9 @@ fn every_kind_of_event_can_be_traced_to_standard_error_or_a_file() {
     let (status, _, errors) = vm.finish();
     assert_eq!((status, errors.as_str()), (Some(0), ""));
     let text = trace.read();
-    for kind in [" io ", " mmio ", " irq ", " timer ", " fault ", " exit ", " msr "] {
+    for kind in [
+        " io ", " mmio ", " irq ", " timer ", " fault ", " exit ", " msr ",
+    ] {
         assert!(text.contains(kind), "no{kind}event");
     }
     let (status, errors) = run_tiny("stderr", &[0xb0, 5, 0xe6, 0xf4], &["--trace", "io"]);
@@ -320,7 +329,15 @@ fn every_kind_of_event_can_be_traced_to_standard_error_or_a_file() {
 fn the_statistics_for_people_name_what_a_run_has_cost() {
     let (status, errors) = run_tiny("cost", &[0xb0, 5, 0xe6, 0xf4], &["--stats"]);
     assert_eq!(status, Some(11));
-    for word in ["engine ", "time ", "MIPS", "host memory ", "cpu0 ", "instructions", "debug "] {
+    for word in [
+        "engine ",
+        "time ",
+        "MIPS",
+        "host memory ",
+        "cpu0 ",
+        "instructions",
+        "debug ",
+    ] {
         assert!(errors.contains(word), "{errors:?} lacks {word:?}");
     }
 }
@@ -335,7 +352,10 @@ fn two_machines_run_at_once_and_do_not_share_a_disk_for_writing() {
     second.expect("moinho> ");
     let (status, screen, errors) = Vm::start(&["--memory", "64M", "--disk", &path]).finish();
     assert_eq!((status, screen.as_str()), (Some(2), ""));
-    assert!(errors.contains(&path) && errors.lines().count() == 1, "{errors}");
+    assert!(
+        errors.contains(&path) && errors.lines().count() == 1,
+        "{errors}"
+    );
     second.type_in("echo the second\n");
     second.expect("\nthe second");
     first.type_in("echo the first\n");
@@ -403,7 +423,9 @@ fn a_closed_input_leaves_the_guest_running_and_nothing_is_left_behind() {
         let disk = File::new("behind", &[0; 1 << 16]);
         let cow = format!("{},cow", disk.path());
         let mut vm = Vm::start_with(&["--memory", "64M", "--disk", &cow], |command| {
-            command.env("TMPDIR", &folder).env("XDG_CACHE_HOME", &folder)
+            command
+                .env("TMPDIR", &folder)
+                .env("XDG_CACHE_HOME", &folder)
         });
         vm.hang_up();
         vm.expect("moinho> ");

@@ -13,6 +13,7 @@
 //! | i8042 (`pc`) | 0x60, 0x64 | 1, 12 |
 //! | COM1, COM2 | 0x3F8, 0x2F8 | 4, 3 |
 //! | debug ports | 0xE9, 0x402, 0xF4 | – |
+//! | x87 error latch | 0xF0–0xF1 | 13 |
 //! | PCI (`pc`) | 0xCF8–0xCFF, windows | INTx 16–19 (and 10, 11) |
 //! | virtio-mmio (`micro`) | 0xFEB0_0000 + n × 0x1000 | 16 + n |
 //!

@@ -152,7 +152,10 @@ impl VcpuBus<'_> {
         let (done, moved) = self.machine.with_hub_of(self.cpu, |hub, cpu| {
             let before = hub.lapic_page(cpu);
             let done = hub.msr_write(cpu, index, value, now, &tsc);
-            (done, hub.lapic_page(cpu).filter(|page| Some(*page) != before))
+            (
+                done,
+                hub.lapic_page(cpu).filter(|page| Some(*page) != before),
+            )
         });
         // Departure: the page stays where it was. To follow it, every access to RAM would have to
         // ask whether the local APIC covers it now; no known system moves it.

@@ -43,6 +43,8 @@ struct TestHost {
     token: Mutex<bool>,
     changed: Condvar,
     waits: Mutex<u32>,
+    events: Mutex<Vec<String>>,
+    entropy: Mutex<Option<u64>>,
 }
 impl Host for TestHost {
     fn wait(&self, _cpu: u32) {
@@ -58,7 +60,12 @@ impl Host for TestHost {
         self.changed.notify_all();
     }
     fn timers_changed(&self) {}
-    fn event(&self, _text: String) {}
+    fn event(&self, text: String) {
+        self.events.lock().unwrap().push(text);
+    }
+    fn entropy(&self) -> Option<u64> {
+        *self.entropy.lock().unwrap()
+    }
 }
 
 type Step = Box<dyn FnMut(&mut dyn Bus) -> Option<Stop> + Send>;
@@ -219,6 +226,62 @@ fn where_nobody_answers_reads_are_all_ones_and_writes_vanish() {
     bus.mmio_write(Gpa(u64::MAX), 8, 0);
     assert_eq!(bus.msr_read(0x1234), None);
     assert!(!bus.msr_write(0x1234, 0));
+}
+
+#[test]
+fn an_x87_error_is_irq_13_until_port_f0_is_written_then_it_is_ignored() {
+    let b = bench();
+    let mut bus = b.bus();
+    open_pics(&mut bus);
+    let interrupts = || b.machine.signals(0).get() & Signals::INTR != 0;
+    assert!(!bus.ferr(true), "the processor waits");
+    assert!(interrupts());
+    assert_eq!(bus.acknowledge(), Some(0x2d));
+    bus.port_out(0xf0, 1, 0);
+    assert!(bus.ferr(true), "the handler may use the x87");
+    bus.port_out(0xa0, 1, 0x20);
+    bus.port_out(0x20, 1, 0x20);
+    assert!(!interrupts());
+    // The handler has cleared the exception; the next one interrupts again.
+    assert!(!bus.ferr(false));
+    assert!(!bus.ferr(true));
+    assert_eq!(bus.acknowledge(), Some(0x2d));
+    // The pin of another processor leads nowhere.
+    let two = MachineSpec {
+        cpus: 2,
+        ..MachineSpec::default()
+    };
+    let b = bench_with(two);
+    open_pics(&mut b.bus());
+    assert!(!VcpuBus::new(&b.machine, 1).ferr(true));
+    assert_eq!(b.bus().acknowledge(), None);
+}
+
+#[test]
+fn processors_get_the_hosts_randomness_or_are_told_that_there_is_none() {
+    let b = bench();
+    assert_eq!(b.bus().entropy(), None);
+    *b.host.entropy.lock().unwrap() = Some(42);
+    assert_eq!(b.bus().entropy(), Some(42));
+}
+
+#[test]
+fn a_local_apic_that_is_moved_stays_and_the_user_is_told() {
+    let b = bench();
+    let mut bus = b.bus();
+    let base = bus.msr_read(0x1b).unwrap();
+    assert!(bus.msr_write(0x1b, base));
+    assert!(b.host.events.lock().unwrap().is_empty());
+    assert!(bus.msr_write(0x1b, base ^ 0x10_0000));
+    assert_eq!(bus.msr_read(0x1b), Some(base ^ 0x10_0000));
+    let events = b.host.events.lock().unwrap();
+    assert!(
+        events.len() == 1 && events[0].contains("0xfef00000"),
+        "{events:?}"
+    );
+    drop(events);
+    bus.mmio_write(Gpa(0xfee0_0080), 4, 0x30);
+    assert_eq!(bus.mmio_read(Gpa(0xfee0_0080), 4), 0x30);
 }
 
 #[test]

@@ -121,7 +121,9 @@ impl Cache {
     /// For one of the `cpus` processors of a machine.
     fn new(cpus: u32) -> Cache {
         let share = MACHINE_ARENA / cpus.max(1) as usize;
-        let capacity = share.clamp(*ARENA.start(), *ARENA.end()).next_power_of_two();
+        let capacity = share
+            .clamp(*ARENA.start(), *ARENA.end())
+            .next_power_of_two();
         Cache {
             arena: Vec::new(),
             capacity,

@@ -39,10 +39,7 @@ impl Vm {
     }
 
     /// The same, with more said about the child.
-    pub fn start_with(
-        args: &[&str],
-        more: impl FnOnce(&mut Command) -> &mut Command,
-    ) -> Vm {
+    pub fn start_with(args: &[&str], more: impl FnOnce(&mut Command) -> &mut Command) -> Vm {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moinho"));
         let mut child = more(command.arg("run").args(args))
             .stdin(Stdio::piped())

@@ -160,32 +160,28 @@ fn thrice(value: u64, source: u64, n: u32) -> u128 {
 
 /// SHLD: the bits of `source` come in at the right.
 fn shld<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    double_shift::<T>(x, i, |value, source, count, n| {
-        match n {
-            64 => (
-                value << count | source >> (64 - count),
-                value >> (64 - count) & 1 != 0,
-            ),
-            _ => {
-                let wide = thrice(value, source, n) << count;
-                ((wide >> (2 * n)) as u64, wide >> (3 * n) & 1 != 0)
-            }
+    double_shift::<T>(x, i, |value, source, count, n| match n {
+        64 => (
+            value << count | source >> (64 - count),
+            value >> (64 - count) & 1 != 0,
+        ),
+        _ => {
+            let wide = thrice(value, source, n) << count;
+            ((wide >> (2 * n)) as u64, wide >> (3 * n) & 1 != 0)
         }
     })
 }
 
 /// SHRD: the bits of `source` come in at the left.
 fn shrd<T: Word>(x: &mut Exec<'_>, i: &Insn) -> Done {
-    double_shift::<T>(x, i, |value, source, count, n| {
-        match n {
-            64 => (
-                value >> count | source << (64 - count),
-                value >> (count - 1) & 1 != 0,
-            ),
-            _ => {
-                let wide = thrice(value, source, n);
-                ((wide >> count) as u64, wide >> (count - 1) & 1 != 0)
-            }
+    double_shift::<T>(x, i, |value, source, count, n| match n {
+        64 => (
+            value >> count | source << (64 - count),
+            value >> (count - 1) & 1 != 0,
+        ),
+        _ => {
+            let wide = thrice(value, source, n);
+            ((wide >> count) as u64, wide >> (count - 1) & 1 != 0)
         }
     })
 }
