@@ -62,6 +62,9 @@ pub struct Area {
     pub flags: u64,
     /// Guest RIP on leaving.
     pub rip: u64,
+    /// Linear address of the page that translated code is in: what it says of itself (RIP-relative
+    /// operands, return addresses, branch targets) is relative to this.
+    pub page: u64,
     /// Why translated code was left; see [`crate::vcpu`].
     pub reason: u64,
     /// What goes with the reason: a linear address, a host address.
@@ -135,6 +138,8 @@ pub struct Area {
     pub control: u64,
     /// The privilege level plus one for which each view's branch table was filled; 0: none.
     pub levels: [u64; 3],
+    /// A page of the kernel's half that is not global is in the tables.
+    pub local_kernel: bool,
     /// Views whose data tables hold something, one bit each.
     pub data_used: u32,
     /// Views whose branch tables hold something.
@@ -175,6 +180,7 @@ impl Area {
             }
         }
         self.data_used = 0;
+        self.local_kernel = false;
         self.flush_branches();
     }
 
@@ -195,6 +201,33 @@ impl Area {
                 flush_table(&mut tables.write);
             }
         }
+    }
+
+    /// Takes over what holds in every address space from another one's tables: pages and blocks
+    /// of the kernel's half, if all of them are known to be global.
+    pub fn inherit(&mut self, from: &Area) {
+        if from.local_kernel {
+            return;
+        }
+        let (to, kernel) = (&mut self.tables[0], &from.tables[0]);
+        let is_high = |negated: u64| (negated.wrapping_neg() as i64) < 0;
+        let pairs = [(&mut to.read, &kernel.read), (&mut to.write, &kernel.write)];
+        for (mine, theirs) in pairs {
+            for (to, entry) in mine.iter_mut().zip(theirs) {
+                if is_high(entry.negated_page) && entry.host != 0 {
+                    *to = *entry;
+                }
+            }
+        }
+        for (to, entry) in to.branch.iter_mut().zip(&kernel.branch) {
+            if is_high(entry.negated_rip) && entry.host != 0 {
+                *to = *entry;
+            }
+        }
+        self.data_used |= 1;
+        self.branches_used |= 1;
+        self.control = from.control;
+        self.levels = [from.levels[0], 0, 0];
     }
 
     /// A zeroed area with empty tables, for a processor with its pins at this address.

@@ -4,14 +4,12 @@ use iced_x86::Code;
 use mem::RamOffset;
 use x86::mmu::Access;
 
-/// What a block was translated for: the place of its first byte, its linear address (RIP: CS is
-/// flat) and the mode.
+/// What a block was translated for: the place of its first byte and the mode. Its code fits every
+/// linear address at which the page is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     /// First byte in RAM.
     pub at: RamOffset,
-    /// RIP of the first instruction.
-    pub rip: u64,
     /// Mode bits: [`x86::exec::Exec::mode_key`] and the data view.
     pub mode: u64,
 }
@@ -19,7 +17,7 @@ pub struct Key {
 /// A place in translated code that may leave it.
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
-    /// RIP of the guest instruction.
+    /// The guest instruction's RIP, relative to its page.
     pub rip: u64,
     /// Why.
     pub kind: Kind,
@@ -47,7 +45,7 @@ pub enum Kind {
     Interpret,
     /// A direct jump inside the page that has not been linked to its target yet.
     Link {
-        /// RIP of the target.
+        /// RIP of the target, relative to the page.
         target: u64,
         /// Host address of the jump's displacement.
         patch: u64,
@@ -61,12 +59,13 @@ pub enum Kind {
 pub struct Block {
     /// What it was translated for.
     pub key: Key,
-    /// Host address of its code.
+    /// Host address of its code: for branches by way of the table, which leave the full RIP in
+    /// [`crate::area::Area::rip`].
     pub host: u64,
+    /// Where jumps from the same page and the dispatcher enter.
+    pub linked: u64,
     /// Bytes of host code.
     pub size: u32,
-    /// Bytes of guest code.
-    pub guest_size: u16,
     /// Generation of its page when it was translated.
     pub generation: u32,
     /// For each instruction: offset of its host code, offset of its guest code.
@@ -78,10 +77,12 @@ pub struct Block {
 }
 
 impl Block {
-    /// RIP of the guest instruction whose code contains a host address in this block.
+    /// The guest instruction whose code contains a host address in this block: its RIP relative to
+    /// the page.
     pub fn rip_of(&self, host: u64) -> u64 {
         let offset = (host - self.host) as u32;
         let n = self.map.partition_point(|m| m.0 <= offset);
-        self.key.rip + u64::from(self.map.get(n.wrapping_sub(1)).map_or(0, |m| m.1))
+        let into = self.map.get(n.wrapping_sub(1)).map_or(0, |m| m.1);
+        (self.key.at.0 & 0xfff) + u64::from(into)
     }
 }

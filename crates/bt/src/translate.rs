@@ -16,8 +16,8 @@ use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
 use crate::vcpu::HOST_FLAGS;
 use core::mem::offset_of;
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction,
-    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+    Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
+    Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 use x86::exec::Exec;
 use x86::mmu::Access;
@@ -47,7 +47,7 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
+        fields!(page rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
             high high_off high_on ring syscall_bad iret_bad lstar kernel_cs kernel_ss user_cs
             user_ss cs ss kernel_gs_base host_rsp);
     }
@@ -109,7 +109,7 @@ pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
 
 /// What is to be translated.
 pub struct Source<'a> {
-    /// RIP of the first instruction.
+    /// RIP of the first instruction, relative to its page.
     pub rip: u64,
     /// The whole page that holds it.
     pub page: &'a [u8; 4096],
@@ -131,8 +131,8 @@ pub struct Output {
     pub map: Vec<(u32, u16)>,
     /// Guest instructions.
     pub count: usize,
-    /// Bytes of guest code.
-    pub guest_size: u16,
+    /// Host address behind the part that only branches by way of the table need.
+    pub linked: u64,
 }
 
 /// How an instruction is translated.
@@ -207,7 +207,7 @@ impl Translator {
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
         let start = (source.rip & 0xfff) as usize;
         let bytes = &source.page[start..];
-        let mut decoder = Decoder::with_ip(64, bytes, source.rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(64, bytes, source.rip, x.model.decoder_options());
         let mut list: Vec<(Instruction, Class, usize)> = Vec::new();
         while list.len() < LONGEST && decoder.can_decode() {
             let at = decoder.position();
@@ -233,8 +233,7 @@ impl Translator {
                 + 1;
             list.truncate(keep);
         }
-        let (last, last_class, last_at) = list.last().copied()?;
-        let guest_size = (last_at + last.len()) as u16;
+        let (last, last_class, _) = list.last().copied()?;
         let mut live = self.live_after(x, source, &last, last_class);
         let mut needed = vec![0; list.len()];
         for (n, (i, class, _)) in list.iter().enumerate().rev() {
@@ -253,6 +252,11 @@ impl Translator {
             vector: false,
             shadow: false,
         };
+        // The page follows from the RIP that the branch left in the area.
+        block.asm.load(R11, field::rip);
+        block.asm.lea(R11, Mem::base(R11, -(source.rip as i32)));
+        block.asm.store(field::page, R11);
+        let linked = block.asm.here();
         let mut map = Vec::with_capacity(list.len());
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {
@@ -282,7 +286,7 @@ impl Translator {
             sites,
             map,
             count,
-            guest_size,
+            linked,
         })
     }
 
@@ -351,7 +355,8 @@ impl Translator {
             | Mnemonic::Prefetcht0
             | Mnemonic::Prefetcht1
             | Mnemonic::Prefetcht2 => return Class::Nothing,
-            Mnemonic::Lea => return Class::Lea,
+            Mnemonic::Lea if i.memory_base() != Register::EIP => return Class::Lea,
+            Mnemonic::Lea => return Class::Interpret,
             // Implicit or partial memory operands, and images that hold host addresses.
             Mnemonic::Xlatb
             | Mnemonic::Maskmovq
@@ -379,6 +384,8 @@ impl Translator {
         let mut memory = false;
         for k in 0..i.op_count() {
             match i.op_kind(k) {
+                // EIP-relative: rare enough.
+                OpKind::Memory if i.memory_base() == Register::EIP => return Class::Interpret,
                 OpKind::Memory => memory = true,
                 OpKind::Register => {
                     let r = i.op_register(k);
@@ -416,11 +423,11 @@ impl Translator {
 
     /// Looks at a few instructions at `rip` in the same page: which flags may they read?
     fn peek(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
-        if (rip ^ source.rip) >> 12 != 0 {
+        if rip >> 12 != 0 {
             return FLAGS;
         }
         let bytes = &source.page[(rip & 0xfff) as usize..];
-        let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+        let mut decoder = Decoder::with_ip(64, bytes, rip, x.model.decoder_options());
         let (mut read, mut open) = (0, FLAGS);
         for _ in 0..10 {
             if !decoder.can_decode() {
@@ -610,7 +617,7 @@ impl Building<'_, '_> {
                 return true;
             }
             Class::Call => {
-                self.push_constant(i.next_ip());
+                self.push_return(i.next_ip());
                 self.go(i.near_branch_target());
                 return true;
             }
@@ -622,7 +629,7 @@ impl Building<'_, '_> {
             Class::CallIndirect => {
                 self.target(i);
                 self.asm.store(field::value, R11);
-                self.push_constant(i.next_ip());
+                self.push_return(i.next_ip());
                 self.asm.load(R11, field::value);
                 self.indirect(self.source.view);
                 return true;
@@ -693,6 +700,17 @@ impl Building<'_, '_> {
     }
 
     fn plain(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
+        let mut again = Vec::new();
+        if is_scan(i) && i.has_rep_prefix() {
+            let mut native = *i;
+            native.set_has_rep_prefix(false);
+            if self.t.encoder.encode(&native, 0).is_err() {
+                drop(self.t.encoder.take_buffer());
+                return self.interpret();
+            }
+            again = self.t.encoder.take_buffer();
+        }
+        let bytes = if again.is_empty() { bytes } else { &again };
         let used = self.stolen_operands(i);
         for &(n, _) in &used {
             self.asm.load(n, Mem::gs(Area::home(n)));
@@ -712,16 +730,14 @@ impl Building<'_, '_> {
         let disp = i.memory_displacement64();
         let short = base.is_gpr32()
             || index.is_gpr32()
-            || base == Register::EIP
             || base == Register::None
                 && index == Register::None
                 && i.memory_displ_size() == 4
                 && disp >> 32 == 0
                 && (disp as i32) < 0;
-        if base == Register::RIP
-            || base == Register::EIP
-            || base == Register::None && index == Register::None
-        {
+        if base == Register::RIP {
+            self.linear(R11, disp);
+        } else if base == Register::None && index == Register::None {
             self.asm.mov_imm(R11, disp);
         } else {
             let mut place = |r: Register, scratch: u8| {
@@ -754,6 +770,12 @@ impl Building<'_, '_> {
         };
         self.asm.load(R10, from);
         self.asm.lea(R11, Mem::sum(R11, R10));
+    }
+
+    /// A linear address of the page's surroundings into a register, from its distance to the page.
+    fn linear(&mut self, register: u8, offset: u64) {
+        self.asm.load(register, field::page);
+        self.asm.lea(register, Mem::base(register, offset as i32));
     }
 
     fn emit_address(&mut self, address: &Address) {
@@ -854,6 +876,9 @@ impl Building<'_, '_> {
         }
         let mut native = *i;
         native.set_code(without_offset(i.code()));
+        if is_scan(i) {
+            native.set_has_rep_prefix(false);
+        }
         native.set_segment_prefix(Register::None);
         native.set_memory_displacement64(0);
         native.set_memory_displ_size(0);
@@ -894,7 +919,6 @@ impl Building<'_, '_> {
     fn lea(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
         let to = i.op0_register();
         let odd = i.memory_base() == Register::RIP
-            || i.memory_base() == Register::EIP
             || stolen(to).is_some()
             || stolen(i.memory_base()).is_some()
             || stolen(i.memory_index()).is_some();
@@ -1061,7 +1085,7 @@ impl Building<'_, '_> {
                 self.asm.store(high, R10);
             }
         }
-        self.asm.mov_imm(R11, next);
+        self.linear(R11, next);
         self.indirect(if allow {
             View::KernelUser
         } else {
@@ -1094,7 +1118,7 @@ impl Building<'_, '_> {
         self.asm.load(R11, field::high);
         self.asm.lea(R10, Mem::sum(R10, R11));
         self.asm.store(Mem::gs(Area::home(R11)), R10);
-        self.asm.mov_imm(RCX, next);
+        self.linear(RCX, next);
         self.interrupts(false);
         self.copy_field(field::cs, field::kernel_cs);
         self.copy_field(field::ss, field::kernel_ss);
@@ -1184,6 +1208,14 @@ impl Building<'_, '_> {
         self.indirect(view);
     }
 
+    fn push_return(&mut self, offset: u64) {
+        self.check(Address::Stack(RSP, -8), Access::Write, 8);
+        self.asm.lea(R11, Mem::sum(R10, R11));
+        self.linear(R10, offset);
+        self.asm.store(Mem::base(R11, 0), R10);
+        self.asm.lea(RSP, Mem::base(RSP, -8));
+    }
+
     /// The target of an indirect branch into R11.
     fn target(&mut self, i: &Instruction) {
         if i.op0_kind() == OpKind::Memory {
@@ -1224,13 +1256,13 @@ impl Building<'_, '_> {
     /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it
     /// is mapped exactly as long as this block is.
     fn is_near(&self, target: u64) -> bool {
-        (target ^ self.source.rip) >> 12 == 0
+        target >> 12 == 0
     }
 
     /// Goes on at a constant RIP.
     fn go(&mut self, target: u64) {
         if !self.is_near(target) {
-            self.asm.mov_imm(R11, target);
+            self.linear(R11, target);
             self.indirect(self.source.view);
             return;
         }
@@ -1265,7 +1297,7 @@ impl Building<'_, '_> {
         self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
         let quiet = self.asm.jrcxz();
         self.asm.load(RCX, field::spill);
-        self.asm.mov_imm(R11, target);
+        self.linear(R11, target);
         self.asm.store(field::rip, R11);
         let exit = self.t.exits.look_up;
         self.asm.jmp_to(exit);
@@ -1324,4 +1356,9 @@ fn without_offset(code: Code) -> Code {
         Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
         other => other,
     }
+}
+
+/// BSF or BSR. A guest processor without TZCNT takes its prefix for nothing; the host does not.
+fn is_scan(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr)
 }

@@ -50,8 +50,8 @@ type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 
 /// Address spaces whose software TLB is kept (PCIDs a guest uses at once: Linux has six).
 const SPACES: usize = 6;
-/// Large pages remembered one by one.
-const LARGE_PAGES: usize = 64;
+/// Single-page flushes remembered one by one, for the address spaces that were away.
+const RECENT: usize = 64;
 
 /// What the processors of one machine share: who is in translated code, and how often a page has
 /// begun to hold code.
@@ -135,9 +135,17 @@ pub struct BtVcpu {
     area: Box<Area>,
     /// Of those used before it, the latest last.
     spare: Vec<Box<Area>>,
-    /// Large pages that software TLBs hold parts of: first address and size.
-    large: Vec<(u64, u64)>,
-    /// Linear pages that blocks were translated from.
+    /// Where large pages are of which software TLBs hold parts: first and last byte, for either
+    /// half of the address space.
+    large: [Option<(u64, u64)>; 2],
+    /// Flushes up to this number are not in `recent`.
+    forgotten: u64,
+    /// The last pages that INVLPG dropped, by their number.
+    recent: [u64; RECENT],
+    /// The page translated from last, and which one it is.
+    page: Box<[u8; 4096]>,
+    page_is: Option<(RamOffset, u32)>,
+    /// Linear pages of blocks that branch tables lead to.
     code_pages: Set<u64>,
     cache: CodeCache,
     /// Bytes of the shared exits at the start of the cache.
@@ -145,7 +153,7 @@ pub struct BtVcpu {
     fault_exit: u64,
     translator: Translator,
     blocks: Vec<Block>,
-    by_key: Map<[u64; 3], u32>,
+    by_key: Map<[u64; 2], u32>,
     by_page: Map<u64, Vec<u32>>,
     sites: Vec<Site>,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
@@ -230,7 +238,11 @@ impl BtVcpu {
             me,
             area: Area::new(pins),
             spare: Vec::new(),
-            large: Vec::new(),
+            large: [None; 2],
+            forgotten: 0,
+            recent: [0; RECENT],
+            page: Box::new([0; 4096]),
+            page_is: None,
             code_pages: Set::default(),
             fixed: cache.used(),
             fault_exit: exits.fault,
@@ -362,7 +374,7 @@ impl BtVcpu {
                 }
                 continue;
             };
-            let host = self.blocks[block as usize].host;
+            let host = self.blocks[block as usize].linked;
             if let Some(stop) = self.execute(bus, host) {
                 return stop;
             }
@@ -389,9 +401,15 @@ impl BtVcpu {
     fn keep_up(&mut self) {
         let history = self.interp.cpu().tlb.history();
         if history != self.history {
+            match history.pages - self.history.pages {
+                0 => {}
+                1 => self.recent[history.pages as usize % RECENT] = history.last_page,
+                // Several at once: which ones is not known.
+                _ => self.forgotten = history.pages,
+            }
             if history.space != self.history.space {
                 self.stats.flushes += 1;
-                self.enter_space(history.space);
+                self.enter_space(&history);
             }
             if history.pages != self.area.pages_seen {
                 self.stats.page_flushes += 1;
@@ -412,7 +430,8 @@ impl BtVcpu {
     }
 
     /// The guest changed its address space: goes on with the tables kept for it, or empty ones.
-    fn enter_space(&mut self, space: u64) {
+    fn enter_space(&mut self, history: &History) {
+        let space = history.space;
         let found = self.spare.iter().position(|a| a.space == space);
         let mut next = match found {
             Some(n) => self.spare.remove(n),
@@ -425,7 +444,10 @@ impl BtVcpu {
         };
         if found.is_none() {
             next.space = space;
-            next.pages_seen = self.history.pages;
+            next.pages_seen = self.area.pages_seen;
+            if history.globals == self.history.globals {
+                next.inherit(&self.area);
+            }
         }
         next.vector = self.area.vector;
         next.mxcsr = self.area.mxcsr;
@@ -433,23 +455,30 @@ impl BtVcpu {
         self.spare.push(std::mem::replace(&mut self.area, next));
     }
 
-    /// INVLPG: drops the page, or everything where that is not known to be enough.
+    /// INVLPG: drops the pages that the current tables have not seen dropped yet, or everything
+    /// where that is not known to be enough.
     fn drop_pages(&mut self, history: &History) {
-        let page = history.last_page;
-        let large = self.large.len() == LARGE_PAGES
-            || self
-                .large
-                .iter()
-                .any(|(at, size)| page.wrapping_sub(*at) < *size);
-        if history.pages == self.area.pages_seen + 1 && !large {
-            for tables in &mut self.area.tables {
-                tables.drop_page(page);
+        let missed = history.pages - self.area.pages_seen;
+        let pages = (self.area.pages_seen + 1..=history.pages)
+            .map(|n| self.recent[n as usize % RECENT])
+            .take(RECENT);
+        let known = missed <= RECENT as u64 && self.area.pages_seen >= self.forgotten;
+        let large = |page: u64| {
+            self.large[(page >> 63) as usize].is_some_and(|(from, to)| page >= from && page <= to)
+        };
+        if !known || pages.clone().any(large) {
+            self.area.flush();
+        } else {
+            let mut code = false;
+            for page in pages {
+                for tables in &mut self.area.tables {
+                    tables.drop_page(page);
+                }
+                code |= self.code_pages.contains(&(page >> 12));
             }
-            if self.code_pages.contains(&(page >> 12)) {
+            if code {
                 self.area.flush_branches();
             }
-        } else {
-            self.area.flush();
         }
         self.area.pages_seen = history.pages;
     }
@@ -535,12 +564,9 @@ impl BtVcpu {
         let Place::Ram(at) = place else { return None };
         let view = view(&x);
         let x_cpl = x.s.cpl;
+        let global = x.tlb.is_global(Access::Execute, linear);
         let mode = u64::from(x.mode_key()) | (view as u64) << 32;
-        let key = Key {
-            at,
-            rip: linear,
-            mode,
-        };
+        let key = Key { at, mode };
         let number = match self.by_key.get(&words(&key)) {
             Some(&number) => number,
             None => self.translate(bus, key, view)?,
@@ -563,6 +589,8 @@ impl BtVcpu {
             host,
         };
         area.branches_used |= 1 << view as u32;
+        area.local_kernel |= (linear as i64) < 0 && !global;
+        self.code_pages.insert(linear >> 12);
         Some(number)
     }
 
@@ -573,15 +601,17 @@ impl BtVcpu {
         if fresh {
             self.forbid_writes();
         }
-        let mut bytes = [0; 4096];
-        for n in (0..4096).step_by(8) {
-            let word: u64 = self.memory.load(RamOffset(page.0 + n as u64));
-            bytes[n..n + 8].copy_from_slice(&word.to_le_bytes());
+        if self.page_is != Some((page, generation)) {
+            for n in (0..4096).step_by(8) {
+                let word: u64 = self.memory.load(RamOffset(page.0 + n as u64));
+                self.page[n..n + 8].copy_from_slice(&word.to_le_bytes());
+            }
+            self.page_is = Some((page, generation));
         }
         for _ in 0..2 {
             let source = Source {
-                rip: key.rip,
-                page: &bytes,
+                rip: key.at.0 & 0xfff,
+                page: &self.page,
                 view,
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
@@ -604,7 +634,7 @@ impl BtVcpu {
                 key,
                 host: source.origin,
                 size: output.code.len() as u32,
-                guest_size: output.guest_size,
+                linked: output.linked,
                 generation,
                 map: output.map.into_boxed_slice(),
                 incoming: Vec::new(),
@@ -612,7 +642,6 @@ impl BtVcpu {
             });
             self.by_key.insert(words(&key), number);
             self.by_page.entry(page.0 >> 12).or_default().push(number);
-            self.code_pages.insert(key.rip >> 12);
             return Some(number);
         }
         None
@@ -641,6 +670,9 @@ impl BtVcpu {
     /// Runs translated code from a host address until it needs something.
     fn execute(&mut self, bus: &mut dyn Bus, mut host: u64) -> Option<Stop> {
         self.send_vector_out();
+        // Every block reached without a branch by the table lies in this page.
+        let page = self.interp.cpu().s.rip & !0xfff;
+        self.area.page = page;
         loop {
             self.me.inside.store(true, Ordering::SeqCst);
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
@@ -658,7 +690,7 @@ impl BtVcpu {
                 }
                 reason::INTERPRET => {
                     let site = self.sites[area.site as usize];
-                    cpu.s.rip = site.rip;
+                    cpu.s.rip = area.page.wrapping_add(site.rip);
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
                     return self.step_at(bus, &site);
                 }
@@ -667,7 +699,7 @@ impl BtVcpu {
                     let Kind::Link { target, patch, .. } = self.sites[number as usize].kind else {
                         return Some(broken("a link exit without a link"));
                     };
-                    cpu.s.rip = target;
+                    cpu.s.rip = area.page.wrapping_add(target);
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
                     // The block that jumps may have gone with the whole cache.
@@ -675,10 +707,10 @@ impl BtVcpu {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
                         self.cache
-                            .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
+                            .patch(patch, to.linked.wrapping_sub(patch + 4) as i32);
                         self.stats.links += 1;
                     }
-                    host = self.blocks[block as usize].host;
+                    host = self.blocks[block as usize].linked;
                 }
                 reason::MISS => {
                     let site = self.sites[area.site as usize];
@@ -691,7 +723,7 @@ impl BtVcpu {
                     else {
                         return Some(broken("a miss exit without an access"));
                     };
-                    cpu.s.rip = site.rip;
+                    cpu.s.rip = area.page.wrapping_add(site.rip);
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
@@ -710,7 +742,8 @@ impl BtVcpu {
                     let Some(block) = found else {
                         return Some(broken("a host fault outside any block"));
                     };
-                    self.interp.cpu().s.rip = block.rip_of(at);
+                    let rip = self.area.page.wrapping_add(block.rip_of(at));
+                    self.interp.cpu().s.rip = rip;
                     return self.step(bus, true);
                 }
                 other => return Some(broken(&format!("exit reason {other}"))),
@@ -837,11 +870,12 @@ impl BtVcpu {
             _ => tables.read[slot] = entry,
         }
         self.area.data_used |= 1 << view as u32;
-        if found.size > 0x1000 && self.large.len() < LARGE_PAGES {
-            let large = (linear & !(found.size - 1), found.size);
-            if !self.large.contains(&large) {
-                self.large.push(large);
-            }
+        self.area.local_kernel |= (linear as i64) < 0 && !found.global;
+        if found.size > 0x1000 {
+            let from = linear & !(found.size - 1);
+            let to = from + (found.size - 1);
+            let half = &mut self.large[(linear >> 63) as usize];
+            *half = Some(half.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
         }
         self.stats.fills += 1;
         true
@@ -881,8 +915,8 @@ fn broken(what: &str) -> Stop {
     Stop::Broken(format!("translator: {what}"))
 }
 
-fn words(key: &Key) -> [u64; 3] {
-    [key.at.0, key.rip, key.mode]
+fn words(key: &Key) -> [u64; 2] {
+    [key.at.0, key.mode]
 }
 
 /// With whose rights the program accesses data now.

@@ -330,7 +330,7 @@ impl CpuModel {
 
     /// Options that make iced decode as this model does: LZCNT and TZCNT are BSR and BSF on
     /// processors without them.
-    pub(crate) fn decoder_options(&self) -> u32 {
+    pub fn decoder_options(&self) -> u32 {
         let mut options = DecoderOptions::NO_WBNOINVD;
         if !self.feature(Feature::Bmi1) {
             options |= DecoderOptions::NO_MPFX_0FBC;

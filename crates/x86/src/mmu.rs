@@ -45,12 +45,15 @@ struct Entry {
     at: u64,
     /// Bytes the paging entry maps.
     size: u64,
+    /// In every address space.
+    global: bool,
 }
 
 const EMPTY: Entry = Entry {
     tag: u64::MAX,
     at: 0,
     size: 0,
+    global: false,
 };
 
 /// The software TLB: direct-mapped tables for reads, writes and fetches. An entry is only in the
@@ -78,6 +81,8 @@ pub struct History {
     /// Identity of the current address space as the TLB keeps it: what is flushed whole gets a
     /// new one, what is entered again without a flush its old one.
     pub space: u64,
+    /// Times everything was dropped, global pages included.
+    pub globals: u64,
     /// Single pages dropped (INVLPG).
     pub pages: u64,
     /// The last of them.
@@ -121,14 +126,22 @@ impl Tlb {
         (entry.tag == self.tag(linear) && into <= 0x1000 - len).then(|| RamOffset(entry.at + into))
     }
 
-    fn install(&mut self, access: Access, linear: u64, at: RamOffset, size: u64) {
+    fn install(&mut self, access: Access, linear: u64, at: RamOffset, from: &Translation) {
+        let size = from.size;
         self.large |= size > 0x1000;
         let tag = self.tag(linear);
         self.tables[access as usize][Self::slot(linear)] = Entry {
             tag,
             at: at.0 & !0xfff,
             size,
+            global: from.global,
         };
+    }
+
+    /// True if the page of `linear` is cached for an access and is in every address space.
+    pub fn is_global(&self, access: Access, linear: u64) -> bool {
+        let entry = &self.tables[access as usize][Self::slot(linear)];
+        entry.tag == self.tag(linear) && entry.global
     }
 
     /// Selects the view (0–3) within the current space.
@@ -163,6 +176,7 @@ impl Tlb {
 
     /// Drops everything, of every PCID.
     pub(crate) fn flush_all(&mut self) {
+        self.history.globals += 1;
         self.pcids = [None; 8];
         let space = self.fresh_space();
         self.enter(space);
@@ -235,6 +249,7 @@ mod pte {
     pub const A: u64 = 0x20;
     pub const D: u64 = 0x40;
     pub const PS: u64 = 0x80;
+    pub const G: u64 = 0x100;
     pub const NX: u64 = 1 << 63;
 }
 
@@ -245,6 +260,8 @@ pub struct Translation {
     pub gpa: Gpa,
     /// Bytes mapped by the entry: 4 KiB, 2 MiB, 4 MiB or 1 GiB (4 KiB without paging).
     pub size: u64,
+    /// Every address space has it (G, with CR4.PGE); true without paging.
+    pub global: bool,
 }
 
 /// How one level of a paging structure is read.
@@ -319,6 +336,7 @@ impl Exec<'_> {
             return Ok(Translation {
                 gpa: Gpa(linear & 0xffff_ffff),
                 size: 0x1000,
+                global: true,
             });
         }
         self.counters.page_walks += 1;
@@ -408,6 +426,7 @@ impl Exec<'_> {
             return Ok(Translation {
                 gpa: Gpa(frame | linear & (size - 1)),
                 size,
+                global: entry & pte::G != 0 && self.s.cr4 & cr4::PGE != 0,
             });
         }
         Err(0)
@@ -483,7 +502,7 @@ impl Exec<'_> {
         match self.ram.lookup(found.gpa) {
             Some(page) if page.writable || access != Access::Write => {
                 if rights == Rights::Program && !self.is_watched_page(linear) {
-                    self.cpu.tlb.install(access, linear, page.at, found.size);
+                    self.cpu.tlb.install(access, linear, page.at, &found);
                 }
                 Ok(Place::Ram(page.at))
             }
