@@ -107,19 +107,27 @@ impl CodeCache {
     /// Replaces the four bytes at a host address: the displacement of a jump. Only this
     /// processor's thread executes the code, and it is not in it now.
     pub fn patch(&mut self, host: u64, value: i32) {
+        self.overwrite(host, &value.to_le_bytes());
+    }
+
+    /// Makes the code at a host address a jump to another.
+    pub fn redirect(&mut self, host: u64, to: u64) {
+        let distance = (to.wrapping_sub(host + 5) as i32).to_le_bytes();
+        let [a, b, c, d] = distance;
+        self.overwrite(host, &[0xe9, a, b, c, d]);
+    }
+
+    fn overwrite(&mut self, host: u64, bytes: &[u8]) {
         let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
         assert!(
-            at <= self.used.wrapping_sub(4),
+            at <= self.used.wrapping_sub(bytes.len()),
             "patch outside the code cache"
         );
         // SAFETY: inside the writable mapping, as just checked.
         unsafe {
-            self.writable
-                .as_ptr()
-                .add(at)
-                .cast::<i32>()
-                .write_unaligned(value)
-        };
+            let to = self.writable.as_ptr().add(at);
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
     }
 
     /// The bytes at a host address, for the listing.

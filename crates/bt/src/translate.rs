@@ -79,7 +79,8 @@ pub struct Exits {
     miss: u64,
     interpret: u64,
     link: u64,
-    look_up: u64,
+    /// Where a branch goes whose target is no longer there.
+    pub look_up: u64,
     /// Where the signal handler resumes.
     pub fault: u64,
 }

@@ -151,6 +151,7 @@ pub struct BtVcpu {
     /// Bytes of the shared exits at the start of the cache.
     fixed: usize,
     fault_exit: u64,
+    look_up_exit: u64,
     translator: Translator,
     blocks: Vec<Block>,
     by_key: Map<[u64; 2], u32>,
@@ -246,6 +247,7 @@ impl BtVcpu {
             code_pages: Set::default(),
             fixed: cache.used(),
             fault_exit: exits.fault,
+            look_up_exit: exits.look_up,
             cache,
             translator: Translator::new(exits, Box::new(native)),
             blocks: Vec::new(),
@@ -419,8 +421,8 @@ impl BtVcpu {
         }
         let writes = self.memory.code_writes();
         if writes != self.code_writes {
-            self.code_writes = writes;
-            self.drop_written();
+            let seen = std::mem::replace(&mut self.code_writes, writes);
+            self.drop_written(seen);
         }
         let marks = self.peers.marks.load(Ordering::SeqCst);
         if marks != self.me.seen.load(Ordering::Relaxed) {
@@ -497,30 +499,26 @@ impl BtVcpu {
         }
     }
 
-    /// Drops the blocks of pages that were written since they were translated.
-    fn drop_written(&mut self) {
-        let memory = &self.memory;
-        let stale: Vec<u64> = self
-            .by_page
-            .iter()
-            .filter(|(page, blocks)| {
-                let now = memory.code_generation(RamOffset(**page << 12));
-                blocks.iter().any(|b| {
-                    let block = &self.blocks[*b as usize];
-                    block.valid && block.generation != now
-                })
-            })
-            .map(|(page, _)| *page)
-            .collect();
-        if stale.is_empty() {
-            return;
-        }
-        for page in stale {
+    /// Drops the blocks of pages that were written since the count of such stores was `seen`.
+    fn drop_written(&mut self, seen: u64) {
+        let memory = self.memory.clone();
+        let written: Vec<u64> = match memory.code_writes_since(seen) {
+            Some(pages) => pages.map(|at| at.0 >> 12).collect(),
+            None => self.by_page.keys().copied().collect(),
+        };
+        for page in written {
+            let now = memory.code_generation(RamOffset(page << 12));
+            let Some(numbers) = self.by_page.get(&page) else {
+                continue;
+            };
+            let stale = |b: &u32| self.blocks[*b as usize].generation != now;
+            if !numbers.iter().any(stale) {
+                continue;
+            }
             for number in self.by_page.remove(&page).unwrap_or_default() {
                 self.drop_block(number);
             }
         }
-        self.empty_branch_tables();
     }
 
     fn drop_block(&mut self, number: u32) {
@@ -530,6 +528,7 @@ impl BtVcpu {
         }
         self.stats.dropped += 1;
         let key = words(&block.key);
+        let host = block.host;
         for site in std::mem::take(&mut block.incoming) {
             // Back to the exit that asks to be linked, which follows the site's own block.
             if let Kind::Link {
@@ -539,6 +538,8 @@ impl BtVcpu {
                 self.cache.patch(patch, unlinked);
             }
         }
+        // Branch tables may still lead here: what they find goes back to the dispatcher.
+        self.cache.redirect(host, self.look_up_exit);
         self.by_key.remove(&key);
     }
 

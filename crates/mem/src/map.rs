@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 /// Size of the pages in which marks are kept, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Stores to code pages that are remembered by page.
+const CODE_LOG: usize = 64;
 /// The page holds code that somebody decoded or translated.
 const CODE: u8 = 1;
 
@@ -39,6 +41,8 @@ pub struct GuestMemory {
     marks: Box<[AtomicU8]>,
     generations: Box<[AtomicU32]>,
     code_writes: AtomicU64,
+    code_write_starts: AtomicU64,
+    code_write_log: [AtomicU32; CODE_LOG],
 }
 
 /// A region and the host address of its bytes, which stay there as long as the memory lives.
@@ -130,6 +134,8 @@ impl GuestMemory {
             // SAFETY: all zeroes is a valid AtomicU32.
             generations: unsafe { Box::new_zeroed_slice(pages).assume_init() },
             code_writes: AtomicU64::new(0),
+            code_write_starts: AtomicU64::new(0),
+            code_write_log: [const { AtomicU32::new(0) }; CODE_LOG],
         }
     }
 
@@ -310,6 +316,8 @@ impl GuestMemory {
     fn code_written(&self, page: usize) -> bool {
         self.marks[page].store(0, Ordering::Relaxed);
         self.generations[page].fetch_add(1, Ordering::SeqCst);
+        let n = self.code_write_starts.fetch_add(1, Ordering::SeqCst);
+        self.code_write_log[n as usize % CODE_LOG].store(page as u32, Ordering::SeqCst);
         self.code_writes.fetch_add(1, Ordering::SeqCst);
         true
     }
@@ -318,6 +326,19 @@ impl GuestMemory {
     #[inline(always)]
     pub fn code_writes(&self) -> u64 {
         self.code_writes.load(Ordering::Acquire)
+    }
+
+    /// The pages written by the stores that [`Self::code_writes`] has counted since it stood at
+    /// `seen`; `None` if there are too many to tell, or one is being noted just now.
+    pub fn code_writes_since(&self, seen: u64) -> Option<impl Iterator<Item = RamOffset> + '_> {
+        let now = self.code_writes();
+        let settled = self.code_write_starts.load(Ordering::SeqCst) == now;
+        (settled && now.wrapping_sub(seen) < CODE_LOG as u64 / 2).then(|| {
+            (seen..now).map(|n| {
+                let page = self.code_write_log[n as usize % CODE_LOG].load(Ordering::SeqCst);
+                RamOffset(u64::from(page) * PAGE_SIZE)
+            })
+        })
     }
 
     /// True if the page of `at` holds code that somebody decoded.
