@@ -9,6 +9,15 @@ pub const TLB_ENTRIES: usize = 1024;
 /// Entries of each indirect-branch table.
 pub const BRANCH_ENTRIES: usize = 2048;
 
+/// The bits of a RIP below this do not choose its entry: targets of calls and jumps are mostly
+/// aligned, and return addresses lie far enough apart.
+pub const BRANCH_SHIFT: u32 = 3;
+
+/// The entry of a RIP.
+pub fn branch_slot(rip: u64) -> usize {
+    (rip >> BRANCH_SHIFT) as usize % BRANCH_ENTRIES
+}
+
 /// A TLB entry: the page's linear address negated, so that adding it to an address leaves the
 /// offset in the page, and where the page lies in this process.
 #[repr(C)]
@@ -112,6 +121,10 @@ pub struct Area {
     pub cs: u64,
     /// See `cs`.
     pub ss: u64,
+    /// Selectors in DS and ES.
+    pub ds: u64,
+    /// See `ds`.
+    pub es: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
     /// The host's stack pointer.
@@ -128,6 +141,8 @@ pub struct Area {
     pub branch_mask: u64,
     /// All bits above the page offset, for PEXT.
     pub page_mask: u64,
+    /// The bits of a bit offset inside a 64-bit word, for PEXT.
+    pub bit_mask: u64,
     /// MXCSR: the guest's and the host's.
     pub mxcsr: [u32; 2],
     /// The address space these tables are for ([`x86::mmu::History`]).
@@ -237,8 +252,9 @@ impl Area {
         let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
         area.pins = pins;
         area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
-        area.branch_mask = BRANCH_ENTRIES as u64 - 1;
+        area.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
         area.page_mask = !0xfff;
+        area.bit_mask = 63;
         area.host_flags = crate::vcpu::HOST_FLAGS;
         for tables in &mut area.tables {
             tables.flush_data();
@@ -274,7 +290,7 @@ impl Tables {
             negated_rip: 0,
             host: 0,
         });
-        self.branch[0].negated_rip = 1u64.wrapping_neg();
+        self.branch[0].negated_rip = (1u64 << BRANCH_SHIFT).wrapping_neg();
     }
 
     /// Drops one page from the data tables.

@@ -14,11 +14,11 @@ pub struct Key {
     pub mode: u64,
 }
 
-/// A place in translated code that may leave it.
+/// A place in translated code that may leave it. There are many: kept small.
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
     /// The guest instruction's RIP, relative to its page.
-    pub rip: u64,
+    pub rip: u16,
     /// Why.
     pub kind: Kind,
     /// The guest instruction, for the statistics.
@@ -38,17 +38,17 @@ pub enum Kind {
         access: Access,
         /// Bytes.
         size: u8,
-        /// Host address of the check, to go on at after filling the TLB.
-        retry: u64,
+        /// Where the check is in the code cache, to go on at after filling the TLB.
+        retry: u32,
     },
     /// The instruction is the interpreter's.
     Interpret,
     /// A direct jump inside the page that has not been linked to its target yet.
     Link {
         /// RIP of the target, relative to the page.
-        target: u64,
-        /// Host address of the jump's displacement.
-        patch: u64,
+        target: u16,
+        /// Where the jump's displacement is in the code cache.
+        patch: u32,
         /// The displacement that leads to the exit which asks for the link.
         unlinked: i32,
     },

@@ -238,6 +238,13 @@ impl Asm {
         self.put(&[0x65, 0xc4, byte1, byte2, 0xf5]);
         self.modrm(to, Mem::gs(disp));
     }
+    /// `sarx to, gs:[disp], count`: no flags.
+    pub fn sarx_gs(&mut self, to: u8, disp: i32, count: u8) {
+        let byte1 = (!(to >> 3) & 1) << 7 | 0x40 | 0x20 | 2;
+        let byte2 = 0x80 | (!count & 15) << 3 | 2;
+        self.put(&[0x65, 0xc4, byte1, byte2, 0xf7]);
+        self.modrm(to, Mem::gs(disp));
+    }
     /// `or reg32, imm32`.
     pub fn or_imm32(&mut self, reg: u8, value: u32) {
         self.put(&[0x40 | reg >> 3, 0x81, 0xc8 | reg & 7]);
@@ -391,6 +398,10 @@ mod tests {
             (
                 text(|a| a.pdep_gs(R10, R10, 0x90)),
                 "pdep r10,r10,gs:[90h];",
+            ),
+            (
+                text(|a| a.sarx_gs(R10, 0x90, R11)),
+                "sarx r10,gs:[90h],r11;",
             ),
             (text(|a| a.or_imm32(R11, 0x202)), "or r11d,202h;"),
             (text(|a| a.test_imm32(R11, 0x200)), "test r11d,200h;"),

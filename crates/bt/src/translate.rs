@@ -49,13 +49,15 @@ mod field {
         use super::*;
         fields!(page rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
             high high_off high_on ring syscall_bad iret_bad lstar kernel_cs kernel_ss user_cs
-            user_ss cs ss kernel_gs_base host_rsp);
+            user_ss cs ss ds es kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
     pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
     pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
     pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
+    pub const VALUE: i32 = offset_of!(Area, value) as i32;
+    pub const BIT_MASK: i32 = offset_of!(Area, bit_mask) as i32;
     pub const PIN_MASK: i32 = offset_of!(Area, pin_mask) as i32;
 }
 
@@ -120,6 +122,8 @@ pub struct Source<'a> {
     pub first_site: u32,
     /// Host address for the code.
     pub origin: u64,
+    /// Host address of the code cache.
+    pub cache: u64,
 }
 
 /// The result.
@@ -165,6 +169,10 @@ enum Class {
     /// STI in ring 0.
     Sti,
     SwapGs,
+    /// MOV of CS, SS, DS or ES to a 32- or 64-bit register, in ring 0.
+    Selector,
+    /// BT, BTS, BTR, BTC of 64 bits in memory, by a register.
+    BitString,
     /// STAC and CLAC.
     UserAccess,
     Syscall,
@@ -299,7 +307,7 @@ impl Translator {
         if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
             return Class::Interpret;
         }
-        if let Some(class) = sensitive(x, i.code()) {
+        if let Some(class) = sensitive(x, i) {
             return class;
         }
         match i.flow_control() {
@@ -329,6 +337,11 @@ impl Translator {
             Code::Pop_r64 => return Class::Pop,
             Code::Leaveq => return Class::Leave,
             Code::Pause => return Class::Plain,
+            Code::Bt_rm64_r64 | Code::Bts_rm64_r64 | Code::Btr_rm64_r64 | Code::Btc_rm64_r64
+                if i.op0_kind() == OpKind::Memory && i.memory_base() != Register::EIP =>
+            {
+                return Class::BitString;
+            }
             Code::Bt_rm16_r16
             | Code::Bt_rm32_r32
             | Code::Bt_rm64_r64
@@ -453,14 +466,24 @@ impl Translator {
 }
 
 /// The sensitive instructions that are replaced by code of ours.
-fn sensitive(x: &Exec<'_>, code: Code) -> Option<Class> {
+fn sensitive(x: &Exec<'_>, i: &Instruction) -> Option<Class> {
     let ring = x.s.cpl;
-    Some(match code {
+    Some(match i.code() {
         Code::Pushfq => Class::PushFlags,
         Code::Popfq if ring == 0 || ring == 3 => Class::PopFlags,
         Code::Cli if ring == 0 => Class::Cli,
         Code::Sti if ring == 0 => Class::Sti,
         Code::Swapgs if ring == 0 => Class::SwapGs,
+        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+            if ring == 0
+                && i.op0_kind() == OpKind::Register
+                && matches!(
+                    i.op1_register(),
+                    Register::CS | Register::SS | Register::DS | Register::ES
+                ) =>
+        {
+            Class::Selector
+        }
         Code::Stac | Code::Clac if ring == 0 && x.s.cr4 & cr4::SMAP != 0 => Class::UserAccess,
         Code::Syscall if ring == 3 => Class::Syscall,
         Code::Sysretq if ring == 0 => Class::Sysret,
@@ -512,6 +535,8 @@ struct Slow {
 #[derive(Clone, Copy)]
 enum Address {
     Operand(Instruction),
+    /// The operand plus eight times the register shifted right by six.
+    Bits(Instruction, u8),
     /// `[register + displacement]`.
     Stack(u8, i32),
 }
@@ -559,7 +584,7 @@ impl Building<'_, '_> {
     fn site(&mut self, kind: Kind) -> u32 {
         let number = self.source.first_site + self.sites.len() as u32;
         self.sites.push(Site {
-            rip: self.rip,
+            rip: self.rip as u16,
             kind,
             code: self.code,
             vector: self.vector,
@@ -642,6 +667,20 @@ impl Building<'_, '_> {
             }
             Class::Cli => self.interrupts(false),
             Class::Sti => self.interrupts(true),
+            Class::Selector => {
+                let from = match i.op1_register() {
+                    Register::CS => field::cs,
+                    Register::SS => field::ss,
+                    Register::DS => field::ds,
+                    _ => field::es,
+                };
+                let to = i.op0_register();
+                match stolen(to) {
+                    Some(home) => self.copy_field(Mem::gs(Area::home(home)), from),
+                    None => self.asm.load(to.number() as u8, from),
+                }
+            }
+            Class::BitString => return self.bit_string(i),
             Class::SwapGs => {
                 self.asm.load(R10, field::gs_base);
                 self.asm.load(R11, field::kernel_gs_base);
@@ -782,6 +821,21 @@ impl Building<'_, '_> {
     fn emit_address(&mut self, address: &Address) {
         match address {
             Address::Operand(i) => self.address(i, true),
+            Address::Bits(i, bit) => {
+                self.address(i, true);
+                // Arithmetic shift without flags: SARX by a register that holds six.
+                self.asm.store(field::value, *bit);
+                self.asm.mov_imm(R10, 6);
+                // sarx r10, gs:[value], r10
+                self.asm.sarx_gs(R10, field::VALUE, R10);
+                let sum = Mem {
+                    base: Some(R11),
+                    index: Some((R10, 3)),
+                    disp: 0,
+                    gs: false,
+                };
+                self.asm.lea(R11, sum);
+            }
             Address::Stack(register, disp) => self.asm.lea(R11, Mem::base(*register, *disp)),
         }
     }
@@ -792,12 +846,12 @@ impl Building<'_, '_> {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
         };
-        let retry = self.asm.here();
+        let retry = self.asm.here() - self.source.cache;
         self.emit_address(&address);
         let site = self.site(Kind::Access {
             access,
             size,
-            retry,
+            retry: retry as u32,
         });
         if !self.live {
             self.asm.rorx(R10, R11, 8);
@@ -913,6 +967,46 @@ impl Building<'_, '_> {
             }
         } else {
             self.asm.raw(&bytes);
+        }
+        false
+    }
+
+    /// A bit string in memory whose 64-bit word is chosen by a register.
+    fn bit_string(&mut self, i: &Instruction) -> bool {
+        let bit = i.op1_register();
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let odd = |r: &Register| stolen(*r).is_some() || r.is_gpr32();
+        if [bit, base, index].iter().any(odd) {
+            return self.interpret();
+        }
+        let bit = bit.number() as u8;
+        let writes = i.code() != Code::Bt_rm64_r64;
+        let access = if writes { Access::Write } else { Access::Read };
+        self.check(Address::Bits(*i, bit), access, 8);
+        // Only the low six bits of the offset are meant inside the word.
+        self.asm.lea(R11, Mem::sum(R10, R11));
+        self.asm.mov(R10, bit);
+        if writes {
+            // In memory, so that a LOCK prefix holds: the offset must be reduced here.
+            self.asm.pext_gs(R10, R10, field::BIT_MASK);
+            let mut native = *i;
+            native.set_segment_prefix(Register::None);
+            native.set_memory_base(Register::R11);
+            native.set_memory_index(Register::None);
+            native.set_memory_index_scale(1);
+            native.set_memory_displacement64(0);
+            native.set_memory_displ_size(0);
+            native.set_op1_register(Register::R10);
+            let encoded = self.t.encoder.encode(&native, 0).is_ok();
+            let bytes = self.t.encoder.take_buffer();
+            if !encoded {
+                return self.interpret();
+            }
+            self.asm.raw(&bytes);
+        } else {
+            // bt [r11], r10 would be slow: the word in a register, the offset taken modulo 64.
+            self.asm.load(R11, Mem::base(R11, 0));
+            self.asm.raw(&[0x4d, 0x0f, 0xa3, 0xd3]); // bt r11, r10
         }
         false
     }
@@ -1239,12 +1333,18 @@ impl Building<'_, '_> {
         self.asm.lea(R10, Mem::sum(R10, R10));
         self.asm.load(RCX, Mem::gs_index8(R10, table));
         self.asm.lea(RCX, Mem::sum(RCX, R11));
-        // Pins that are up make the sum wrong: the difference of two RIPs in one slot is zero or
-        // at least the size of the table.
+        // Pins that are up make the sum wrong: added eightfold they are a small multiple of eight,
+        // and the difference of two RIPs in one slot is less than eight or more than the table.
         self.asm.load(R11, field::pins);
         self.asm.load32(R11, Mem::base(R11, 0));
         self.asm.pext_gs(R11, R11, field::PIN_MASK);
-        self.asm.lea(RCX, Mem::sum(RCX, R11));
+        let sum = Mem {
+            base: Some(RCX),
+            index: Some((R11, 3)),
+            disp: 0,
+            gs: false,
+        };
+        self.asm.lea(RCX, sum);
         let hit = self.asm.jrcxz();
         self.asm.load(RCX, field::spill);
         let exit = self.t.exits.look_up;
@@ -1280,8 +1380,8 @@ impl Building<'_, '_> {
         let patch = self.asm.origin + at as u64;
         let unlinked = self.asm.here().wrapping_sub(patch + 4) as i32;
         let site = self.site(Kind::Link {
-            target,
-            patch,
+            target: target as u16,
+            patch: (patch - self.source.cache) as u32,
             unlinked,
         });
         self.asm.bind(hole);

@@ -2,7 +2,7 @@
 //! for. The interpreter's processor holds the state between entries and does every instruction
 //! that is not translated.
 
-use crate::area::{Area, BRANCH_ENTRIES, BranchEntry, TLB_ENTRIES, TlbEntry, View};
+use crate::area::{Area, BranchEntry, TLB_ENTRIES, TlbEntry, View, branch_slot};
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
 use crate::entry::{self, FxImage};
@@ -352,6 +352,17 @@ impl BtVcpu {
                         continue;
                     }
                 }
+                // Events alone need no vector registers. What is still due afterwards (a request
+                // that was withdrawn, say) must not keep the program from going on.
+                if why == 0 {
+                    match self.interp.run(bus, 0) {
+                        Stop::Budget => {}
+                        other => return other,
+                    }
+                    if self.signals.get() & self.pin_mask() == 0 {
+                        continue;
+                    }
+                }
                 if let Some(stop) = self.step(bus, true) {
                     return stop;
                 }
@@ -535,6 +546,7 @@ impl BtVcpu {
                 patch, unlinked, ..
             } = self.sites[site as usize].kind
             {
+                let patch = self.cache.range().0 + u64::from(patch);
                 self.cache.patch(patch, unlinked);
             }
         }
@@ -585,7 +597,7 @@ impl BtVcpu {
             area.flush_branches();
         }
         area.levels[view as usize] = level;
-        area.tables[view as usize].branch[linear as usize % BRANCH_ENTRIES] = BranchEntry {
+        area.tables[view as usize].branch[branch_slot(linear)] = BranchEntry {
             negated_rip: linear.wrapping_neg(),
             host,
         };
@@ -616,6 +628,7 @@ impl BtVcpu {
                 view,
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
+                cache: self.cache.range().0,
             };
             let x = Exec {
                 cpu: self.interp.cpu(),
@@ -691,7 +704,7 @@ impl BtVcpu {
                 }
                 reason::INTERPRET => {
                     let site = self.sites[area.site as usize];
-                    cpu.s.rip = area.page.wrapping_add(site.rip);
+                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
                     return self.step_at(bus, &site);
                 }
@@ -700,7 +713,8 @@ impl BtVcpu {
                     let Kind::Link { target, patch, .. } = self.sites[number as usize].kind else {
                         return Some(broken("a link exit without a link"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(target);
+                    cpu.s.rip = area.page.wrapping_add(target.into());
+                    let patch = self.cache.range().0 + u64::from(patch);
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
                     // The block that jumps may have gone with the whole cache.
@@ -724,13 +738,13 @@ impl BtVcpu {
                     else {
                         return Some(broken("a miss exit without an access"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(site.rip);
+                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
                         return self.step_at(bus, &site);
                     }
-                    host = retry;
+                    host = self.cache.range().0 + u64::from(retry);
                 }
                 reason::FAULT => {
                     let at = area.detail;
@@ -773,20 +787,24 @@ impl BtVcpu {
         let star = s.msr.star;
         area.kernel_cs = star >> 32 & 0xfffc;
         area.kernel_ss = area.kernel_cs + 8;
-        area.user_cs = (star >> 48) + 16 | 3;
+        // A selector that no frame holds, until ring 3 was seen with flat segments.
+        let known = self.user_segments.is_usual(s);
+        area.user_cs = if known { (star >> 48) + 16 | 3 } else { !0 };
         area.user_ss = (star >> 48) + 8 | 3;
         area.lstar = s.msr.lstar;
         area.cs = s.seg[usize::from(seg::CS)].selector.into();
         area.ss = s.seg[usize::from(seg::SS)].selector.into();
+        area.ds = s.seg[usize::from(seg::DS)].selector.into();
+        area.es = s.seg[usize::from(seg::ES)].selector.into();
         let clears = HOST_FLAGS | rflags::IF | rflags::TF;
-        let usual = s.efer & efer::SCE != 0 && s.msr.sfmask & clears == clears;
+        let usual = known && s.efer & efer::SCE != 0 && s.msr.sfmask & clears == clears;
         area.syscall_bad = (!usual).into();
         // IRET to ring 3 also clears data segments that ring 3 may not have, and ends an NMI.
         let kept = [seg::ES, seg::DS, seg::FS, seg::GS].iter().all(|n| {
             let segment = &s.seg[usize::from(*n)];
             segment.selector & !3 == 0 || segment.attributes.dpl() == 3
         });
-        area.iret_bad = (!kept || s.nmi_blocked || !self.user_segments.is_usual(s)).into();
+        area.iret_bad = (!kept || s.nmi_blocked).into();
         area.target = host;
         // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
         // signals; `host` is in this processor's cache, whose code fits every area.
