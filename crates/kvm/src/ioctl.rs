@@ -590,6 +590,7 @@ impl Processor {
                 return self.set_msrs(&[(crate::convert::IA32_TSC, tsc.wrapping_add(adjust))]);
             }
         };
+        // `offset` and what is shown may hold an adjustment from before; their difference does not.
         let fresh = offset.wrapping_add(tsc.wrapping_sub(shown[0].1));
         let mut common = locked(&self.vm.tsc_offset);
         let base = match *common {

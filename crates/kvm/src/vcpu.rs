@@ -65,6 +65,8 @@ pub struct KvmVcpu {
     fresh: bool,
     /// As `fresh`, for the TSC alone.
     set_tsc: bool,
+    /// Machine's TSC when the guest's was last compared with it.
+    tsc_seen: u64,
     /// The last exit's access is to be completed by entering again.
     incomplete: bool,
     /// An interrupt waits for the guest to let it through.
@@ -95,6 +97,7 @@ impl KvmVcpu {
             open: false,
             fresh: true,
             set_tsc: true,
+            tsc_seen: 0,
             incomplete: false,
             window: false,
             exits: [0; EXITS.len()],
@@ -271,16 +274,33 @@ impl KvmVcpu {
         }
     }
 
-    fn run_inner(&mut self, bus: &mut dyn Bus) -> Result<Stop, String> {
-        self.fd.adopt();
-        if self.set_tsc {
+    /// The guest's TSC is machine time: set after a change of state, and again where it has fallen
+    /// behind by a millisecond (KVM stops it while a processor is not running, if the host's TSC
+    /// is unstable). It never goes back.
+    fn look_at_tsc(&mut self, bus: &mut dyn Bus) -> Result<(), String> {
+        let now = bus.tsc();
+        let hz = self.model.tsc_hz;
+        let late = now.wrapping_sub(self.tsc_seen) > hz / 10;
+        if !self.set_tsc && !late {
+            return Ok(());
+        }
+        self.tsc_seen = now;
+        let mut shown = [(convert::IA32_TSC, 0), (convert::IA32_TSC_ADJUST, 0)];
+        self.fd.get_msrs(&mut shown)?;
+        let [(_, tsc), (_, adjust)] = shown;
+        let behind = bus.tsc().wrapping_add(adjust).wrapping_sub(tsc) as i64;
+        if self.set_tsc || behind > (hz / 1000) as i64 {
             // A tenth of a millisecond: longer than the distance of two calls, shorter than any
             // pause worth the name.
-            let slack = self.model.tsc_hz / 10_000;
-            let adjust = self.own.s.msr.tsc_adjust;
-            self.fd.set_tsc(bus.tsc(), adjust, slack)?;
+            self.fd.set_tsc(bus.tsc(), adjust, hz / 10_000)?;
             self.set_tsc = false;
         }
+        Ok(())
+    }
+
+    fn run_inner(&mut self, bus: &mut dyn Bus) -> Result<Stop, String> {
+        self.fd.adopt();
+        self.look_at_tsc(bus)?;
         let mut left = Instant::now();
         loop {
             if let Some(stop) = self.boundary(bus)? {

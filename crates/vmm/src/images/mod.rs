@@ -10,7 +10,7 @@
 
 mod apt;
 mod cache;
-mod cpio;
+pub mod cpio;
 mod deb;
 mod elf;
 mod initramfs;
@@ -149,6 +149,42 @@ impl ImageError {
 /// A Linux to run, from the cache or put together now.
 pub fn linux(progress: &dyn Progress) -> Result<LinuxImage, ImageError> {
     Host::this().linux(progress)
+}
+
+/// The parts of a Linux, unpacked, with kernel modules beside those that [`linux`] packs.
+#[derive(Debug)]
+pub struct LinuxParts {
+    /// A bzImage.
+    pub kernel: Vec<u8>,
+    /// The initramfs of [`linux`].
+    pub initrd: Vec<u8>,
+    /// A static busybox.
+    pub busybox: Vec<u8>,
+    /// The modules that were asked for, each after those it needs: file name and contents.
+    pub modules: Vec<(String, Vec<u8>)>,
+}
+
+/// Fetches the packages anew and takes them apart: for a test rig that boots a Linux of its own.
+pub fn linux_parts(wanted: &[&str], progress: &dyn Progress) -> Result<LinuxParts, ImageError> {
+    let host = Host::this();
+    let cache = cache::Cache::new(host.cache_folder()?);
+    let turn = cache.take_turn(progress)?;
+    let work = cache.work(&turn)?;
+    let parts = host.parts_of_packages(&work.folder, progress);
+    progress.finish();
+    let parts = parts?;
+    let root = work.folder.join("root");
+    let version = kernel_versions(&root).into_iter().next();
+    let version = version.ok_or_else(|| missing("kernel packages", "no boot/vmlinuz-*"))?;
+    let busybox = root.join("bin/busybox");
+    let busybox = fs::read(&busybox).map_err(|e| missing("busybox", &e.to_string()))?;
+    let modules = modules::select(&root.join("lib/modules").join(version), wanted);
+    Ok(LinuxParts {
+        kernel: parts.kernel,
+        initrd: parts.initrd,
+        busybox,
+        modules: modules.into_iter().map(|m| (m.file, m.contents)).collect(),
+    })
 }
 
 /// The longest argument that [`run_argument`] makes: x86 Linux takes a command line of 2047 bytes.
