@@ -123,8 +123,10 @@ fn initramfs(parts: &LinuxParts) -> Vec<u8> {
 
 /// Boots it; what it said.
 fn boot(kernel: &Path, initrd: &Path) -> String {
+    // One processor: with two, QEMU 7.2 now and then takes an interrupt of the host kernel between
+    // #VMEXIT and STGI, in the guest's registers, and the kernel panics.
     let mut qemu = Command::new(QEMU)
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"])
         .args(["-M", "q35", "-m", "2048", "-display", "none"])
         .args(["-serial", "stdio", "-monitor", "none", "-nodefaults"])
         .args(["-no-reboot", "-append", APPEND])
@@ -171,6 +173,11 @@ fn parts() -> Result<LinuxParts, String> {
     }
 }
 
+/// The programs print on two devices, and both end up on the screen.
+fn twice(text: &str) -> String {
+    text.chars().flat_map(|c| [c, c]).collect()
+}
+
 /// `CHECK name: result` for each.
 fn checks(said: &str) -> BTreeMap<&str, &str> {
     said.lines()
@@ -211,7 +218,7 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
         let result = checks.get(program.name).copied().unwrap_or("did not run");
         let passed = match program.ends {
             Ends::Checks => result == exit(CODE_SUCCESS),
-            Ends::Shutdown => result.starts_with("3 ") && result.contains(BEFORE_SHUTDOWN),
+            Ends::Shutdown => result.starts_with("3 ") && result.contains(&twice(BEFORE_SHUTDOWN)),
         };
         if result.starts_with(&exit(CODE_SKIPPED)) {
             skipped += 1;

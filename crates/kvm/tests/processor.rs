@@ -425,6 +425,28 @@ fn cr8_is_the_machines() {
 }
 
 #[test]
+fn xsetbv_takes_effect_and_is_in_the_state() {
+    let Some(mut rig) = rig() else { return };
+    if !rig.model.feature(Feature::Xsave) {
+        eprintln!("skipped: no XSAVE");
+        return;
+    }
+    #[rustfmt::skip]
+    let code = [
+        0x0f, 0x20, 0xe0,                               // mov rax, cr4
+        0x0d, 0x00, 0x06, 0x04, 0x00,                   // or eax, OSFXSR | OSXMMEXCPT | OSXSAVE
+        0x0f, 0x22, 0xe0,                               // mov cr4, rax
+        0x31, 0xc9, 0x31, 0xd2,                         // xor ecx, ecx; xor edx, edx
+        0xb8, 0x03, 0x00, 0x00, 0x00,                   // mov eax, 3
+        0x0f, 0x01, 0xd1,                               // xsetbv
+        0x0f, 0x01, 0xd0,                               // xgetbv
+        0xe6, 0x10,                                     // out 0x10, al
+    ];
+    let state = run(&mut rig, &code, &mut Log::default());
+    assert_eq!((state.xcr0, state.gpr[0]), (3, 3));
+}
+
+#[test]
 fn a_kick_brings_a_spinning_guest_out() {
     let Some(mut rig) = rig() else { return };
     let kick = rig.vcpu.kicker().unwrap();
