@@ -223,8 +223,9 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
         if result.starts_with(&exit(CODE_SKIPPED)) {
             skipped += 1;
             eprintln!("skipped: {}: {result}", program.name);
-        } else if !passed && DIFFERS.iter().any(|(name, _)| *name == program.name) {
-            eprintln!("differs as known: {}: {result}", program.name);
+        } else if !passed && let Some((name, why)) = DIFFERS.iter().find(|d| d.0 == program.name) {
+            skipped += 1;
+            eprintln!("skipped: {name}: {why}");
         } else if !passed {
             failures.push(format!("{}: {result}", program.name));
         }
@@ -247,7 +248,7 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
             failures.push(format!("{name}: {result}"));
         }
     }
-    eprintln!("{skipped} skipped for want of a feature");
+    eprintln!("{skipped} of {} programs skipped", PROGRAMS.len());
     if !failures.is_empty() {
         let from = said.len().saturating_sub(20_000);
         let tail = said.get(from..).unwrap_or(&said);
@@ -256,4 +257,7 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
 }
 
 /// Programs that fail under KVM on an emulated processor for a reason that is not ours.
-const DIFFERS: &[(&str, &str)] = &[];
+const DIFFERS: &[(&str, &str)] = &[(
+    "xsave_state",
+    "QEMU 7.2 lets XSETBV pass KVM's intercept: after the next exit XCR0 is what KVM believes",
+)];
