@@ -18,6 +18,9 @@ pub fn branch_slot(rip: u64) -> usize {
     (rip >> BRANCH_SHIFT) as usize % BRANCH_ENTRIES
 }
 
+/// Pages of the kernel's half that an address space has for itself, remembered one by one.
+const LOCAL_PAGES: usize = 16;
+
 /// A TLB entry: the page's linear address negated, so that adding it to an address leaves the
 /// offset in the page, and where the page lies in this process.
 #[repr(C)]
@@ -153,8 +156,10 @@ pub struct Area {
     pub control: u64,
     /// The privilege level plus one for which each view's branch table was filled; 0: none.
     pub levels: [u64; 3],
-    /// A page of the kernel's half that is not global is in the tables.
-    pub local_kernel: bool,
+    /// Pages of the kernel's half in the tables that are not global.
+    pub local: [u64; LOCAL_PAGES],
+    /// How many of `local` are used; more than there are places: too many.
+    pub locals: usize,
     /// Views whose data tables hold something, one bit each.
     pub data_used: u32,
     /// Views whose branch tables hold something.
@@ -195,7 +200,7 @@ impl Area {
             }
         }
         self.data_used = 0;
-        self.local_kernel = false;
+        self.locals = 0;
         self.flush_branches();
     }
 
@@ -218,24 +223,39 @@ impl Area {
         }
     }
 
-    /// Takes over what holds in every address space from another one's tables: pages and blocks
-    /// of the kernel's half, if all of them are known to be global.
+    /// Notes that the tables hold something of a page; `global`: it is in every address space.
+    pub fn note(&mut self, linear: u64, global: bool) {
+        let page = linear >> 12;
+        let known = &self.local[..self.locals.min(LOCAL_PAGES)];
+        if (linear as i64) < 0 && !global && !known.contains(&page) {
+            if let Some(place) = self.local.get_mut(self.locals) {
+                *place = page;
+            }
+            self.locals += 1;
+        }
+    }
+
+    /// Takes over what holds in every address space from another one's tables: the global pages
+    /// of the kernel's half, and its blocks there.
     pub fn inherit(&mut self, from: &Area) {
-        if from.local_kernel {
+        if from.locals > LOCAL_PAGES {
             return;
         }
+        let local = &from.local[..from.locals];
         let (to, kernel) = (&mut self.tables[0], &from.tables[0]);
-        let is_high = |negated: u64| (negated.wrapping_neg() as i64) < 0;
-        let pairs = [(&mut to.read, &kernel.read), (&mut to.write, &kernel.write)];
-        for (mine, theirs) in pairs {
+        let inherited = |negated: u64, host: u64| {
+            let linear = negated.wrapping_neg();
+            (linear as i64) < 0 && host != 0 && !local.contains(&(linear >> 12))
+        };
+        for (mine, theirs) in [(&mut to.read, &kernel.read), (&mut to.write, &kernel.write)] {
             for (to, entry) in mine.iter_mut().zip(theirs) {
-                if is_high(entry.negated_page) && entry.host != 0 {
+                if inherited(entry.negated_page, entry.host) {
                     *to = *entry;
                 }
             }
         }
         for (to, entry) in to.branch.iter_mut().zip(&kernel.branch) {
-            if is_high(entry.negated_rip) && entry.host != 0 {
+            if inherited(entry.negated_rip, entry.host) {
                 *to = *entry;
             }
         }

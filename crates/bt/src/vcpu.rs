@@ -602,7 +602,7 @@ impl BtVcpu {
             host,
         };
         area.branches_used |= 1 << view as u32;
-        area.local_kernel |= (linear as i64) < 0 && !global;
+        area.note(linear, global);
         self.code_pages.insert(linear >> 12);
         Some(number)
     }
@@ -889,7 +889,7 @@ impl BtVcpu {
             _ => tables.read[slot] = entry,
         }
         self.area.data_used |= 1 << view as u32;
-        self.area.local_kernel |= (linear as i64) < 0 && !found.global;
+        self.area.note(linear, found.global);
         if found.size > 0x1000 {
             let from = linear & !(found.size - 1);
             let to = from + (found.size - 1);
