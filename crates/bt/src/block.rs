@@ -68,6 +68,10 @@ pub struct Block {
     pub size: u32,
     /// Generation of its page when it was translated.
     pub generation: u32,
+    /// The page in which its one instruction ends, if that is the next one in the linear space,
+    /// and that page's generation. Only the branch tables lead to such a block, so that whatever
+    /// empties them for the first page must do so for the second, too.
+    pub second: Option<(RamOffset, u32)>,
     /// For each instruction: offset of its host code, offset of its guest code.
     pub map: Box<[(u32, u16)]>,
     /// Jumps of other blocks that lead here, as site numbers.
@@ -77,6 +81,14 @@ pub struct Block {
 }
 
 impl Block {
+    /// Generation of one of its pages, given as its number, when it was translated.
+    pub fn generation_in(&self, page: u64) -> u32 {
+        match self.second {
+            Some((second, generation)) if second.0 >> 12 == page => generation,
+            _ => self.generation,
+        }
+    }
+
     /// The guest instruction whose code contains a host address in this block: its RIP relative to
     /// the page.
     pub fn rip_of(&self, host: u64) -> u64 {

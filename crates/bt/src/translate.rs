@@ -116,6 +116,8 @@ pub struct Source<'a> {
     pub rip: u64,
     /// The whole page that holds it.
     pub page: &'a [u8; 4096],
+    /// The first bytes of the next page, if the block is one instruction that ends there.
+    pub next: Option<[u8; 15]>,
     /// Data view of the mode.
     pub view: View,
     /// First site number that is free.
@@ -215,13 +217,17 @@ impl Translator {
     /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
         let start = (source.rip & 0xfff) as usize;
-        let bytes = &source.page[start..];
+        let mut bytes = &source.page[start..];
+        let (joined, mut longest) = (source.next.map(|next| [bytes, &next].concat()), LONGEST);
+        if let Some(joined) = &joined {
+            (bytes, longest) = (joined, 1);
+        }
         let mut decoder = Decoder::with_ip(64, bytes, source.rip, x.model.decoder_options());
         let mut list: Vec<(Instruction, Class, usize)> = Vec::new();
-        while list.len() < LONGEST && decoder.can_decode() {
+        while list.len() < longest && decoder.can_decode() {
             let at = decoder.position();
             let i = decoder.decode();
-            if i.is_invalid() && bytes.len() - at < 15 {
+            if joined.is_none() && i.is_invalid() && bytes.len() - at < 15 {
                 break;
             }
             let class = self.class(x, &i);
@@ -1357,7 +1363,15 @@ impl Building<'_, '_> {
     /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it
     /// is mapped exactly as long as this block is.
     fn is_near(&self, target: u64) -> bool {
-        target >> 12 == 0
+        if target >> 12 != 0 {
+            return false;
+        }
+        // Not if what is there may end in the next page, which has a mapping of its own.
+        let bytes = &self.source.page[target as usize..];
+        bytes.len() >= 15
+            || !Decoder::with_ip(64, bytes, target, iced_x86::DecoderOptions::NONE)
+                .decode()
+                .is_invalid()
     }
 
     /// Goes on at a constant RIP.

@@ -522,7 +522,7 @@ impl BtVcpu {
             let Some(numbers) = self.by_page.get(&page) else {
                 continue;
             };
-            let stale = |b: &u32| self.blocks[*b as usize].generation != now;
+            let stale = |b: &u32| self.blocks[*b as usize].generation_in(page) != now;
             if !numbers.iter().any(stale) {
                 continue;
             }
@@ -580,10 +580,15 @@ impl BtVcpu {
         let global = x.tlb.is_global(Access::Execute, linear);
         let mode = u64::from(x.mode_key()) | (view as u64) << 32;
         let key = Key { at, mode };
-        let number = match self.by_key.get(&words(&key)) {
-            Some(&number) => number,
-            None => self.translate(bus, key, view)?,
+        let known = self.by_key.get(&words(&key)).copied();
+        let number = match known.map(|n| (n, self.blocks[n as usize].second)) {
+            Some((number, None)) => number,
+            Some((number, Some((second, _)))) if self.second_page(bus, linear)? == second => number,
+            _ => self.translate(bus, key, view, linear)?,
         };
+        let second = self.blocks[number as usize].second.is_some();
+        let next = linear.wrapping_add(0x1000);
+        let global = global && (!second || self.interp.cpu().tlb.is_global(Access::Execute, next));
         let host = self.blocks[number as usize].host;
         // Which blocks fit depends on the mode, of which the view is only a part. The rest is one
         // value a view; when that changes, the tables of all views go.
@@ -604,16 +609,65 @@ impl BtVcpu {
         area.branches_used |= 1 << view as u32;
         area.note(linear, global);
         self.code_pages.insert(linear >> 12);
+        if second {
+            self.code_pages.insert(next >> 12);
+        }
         Some(number)
     }
 
-    fn translate(&mut self, bus: &mut dyn Bus, key: Key, view: View) -> Option<u32> {
-        let page = RamOffset(key.at.0 & !0xfff);
+    /// The page behind the one of `linear`, to fetch the rest of an instruction from; `None` if
+    /// the interpreter must meet a fault there.
+    fn second_page(&mut self, bus: &mut dyn Bus, linear: u64) -> Option<RamOffset> {
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
+        let cr2 = x.s.cr2;
+        let next = (linear | 0xfff).wrapping_add(1);
+        if !x86::mmu::is_canonical(next) {
+            return None;
+        }
+        match x.locate(next, Access::Execute, Rights::Program) {
+            Ok(Place::Ram(at)) => Some(at),
+            Ok(_) => None,
+            Err(_) => {
+                x.s.cr2 = cr2;
+                None
+            }
+        }
+    }
+
+    /// Prepares a page for reading code from it; its generation.
+    fn open_code(&mut self, page: RamOffset) -> u32 {
         let fresh = !self.memory.holds_code(page);
         let generation = self.memory.mark_code(page);
         if fresh {
             self.forbid_writes();
         }
+        generation
+    }
+
+    fn translate(&mut self, bus: &mut dyn Bus, key: Key, view: View, linear: u64) -> Option<u32> {
+        self.translate_at(bus, key, view, None).or_else(|| {
+            // The instruction crosses the page's end.
+            let second = self.second_page(bus, linear)?;
+            self.translate_at(bus, key, view, Some(second))
+        })
+    }
+
+    fn translate_at(
+        &mut self,
+        bus: &mut dyn Bus,
+        key: Key,
+        view: View,
+        second: Option<RamOffset>,
+    ) -> Option<u32> {
+        let page = RamOffset(key.at.0 & !0xfff);
+        let generation = self.open_code(page);
+        let second = second.map(|at| (at, self.open_code(at)));
+        let next = second.map(|(at, _)| {
+            core::array::from_fn(|n| self.memory.load::<u8>(RamOffset(at.0 + n as u64)))
+        });
         if self.page_is != Some((page, generation)) {
             for n in (0..4096).step_by(8) {
                 let word: u64 = self.memory.load(RamOffset(page.0 + n as u64));
@@ -625,6 +679,7 @@ impl BtVcpu {
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &self.page,
+                next,
                 view,
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
@@ -650,12 +705,15 @@ impl BtVcpu {
                 size: output.code.len() as u32,
                 linked: output.linked,
                 generation,
+                second,
                 map: output.map.into_boxed_slice(),
                 incoming: Vec::new(),
                 valid: true,
             });
             self.by_key.insert(words(&key), number);
-            self.by_page.entry(page.0 >> 12).or_default().push(number);
+            for page in [Some(page), second.map(|s| s.0)].into_iter().flatten() {
+                self.by_page.entry(page.0 >> 12).or_default().push(number);
+            }
             return Some(number);
         }
         None
@@ -718,7 +776,8 @@ impl BtVcpu {
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
                     // The block that jumps may have gone with the whole cache.
-                    if self.stats.emptied == emptied {
+                    let fixed = self.blocks[block as usize].second.is_none();
+                    if self.stats.emptied == emptied && fixed {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
                         self.cache
