@@ -11,6 +11,8 @@ pub const R11: u8 = 11;
 pub const RCX: u8 = 1;
 /// The stack pointer: the guest's while translated code runs.
 pub const RSP: u8 = 4;
+/// RSI.
+pub const RSI: u8 = 6;
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@
 
 use crate::area::{Area, View};
 use crate::block::{Kind, Site};
-use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
+use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
 use crate::vcpu::HOST_FLAGS;
 use core::mem::offset_of;
 use iced_x86::{
@@ -957,13 +957,31 @@ impl Building<'_, '_> {
                 }
             }
         }
-        // What cannot be encoded with R10 and R11 (AH to BH, which exclude a REX prefix).
+        // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed.
+        let high = |k| {
+            matches!(
+                i.op_register(k),
+                Register::AH | Register::BH | Register::CH | Register::DH
+            )
+        };
+        let borrow = (0..i.op_count()).any(|k| i.op_kind(k) == OpKind::Register && high(k));
+        if borrow {
+            native.set_memory_base(Register::RSI);
+            native.set_memory_index(Register::None);
+        }
         if self.t.encoder.encode(&native, 0).is_err() {
             drop(self.t.encoder.take_buffer());
             return self.interpret();
         }
         let bytes = self.t.encoder.take_buffer();
         self.check(Address::Operand(*i), access, size as u8);
+        if borrow {
+            self.asm.store(field::spill, RSI);
+            self.asm.lea(RSI, Mem::sum(R10, R11));
+            self.asm.raw(&bytes);
+            self.asm.load(RSI, field::spill);
+            return false;
+        }
         if let Some(&(n, written)) = used.first() {
             self.asm.lea(R11, Mem::sum(R10, R11));
             self.asm.load(R10, Mem::gs(Area::home(n)));
