@@ -350,3 +350,65 @@ fn stepping_over_hlt_traps_instead_of_waiting() {
     assert_eq!(vector, 1);
     assert_eq!(m.frame::<u64>(1), [CODE + 1]);
 }
+
+#[test]
+fn an_interrupt_in_the_middle_of_a_repeated_instruction_pushes_rf() {
+    let mut m = Machine::long();
+    m.code(CODE, 64, |a| {
+        a.rep().lodsb()?;
+        a.hlt()
+    });
+    m.change(|s| {
+        s.rflags |= rflags::IF;
+        s.gpr[RCX] = 10_000;
+        s.gpr[RSI] = CODE;
+    });
+    assert_eq!(m.vcpu.run(&mut m.bus, 1), Stop::Budget);
+    let left = m.state().gpr[RCX];
+    assert!((1..10_000).contains(&left), "{left}");
+    m.bus.vectors.push(0x41);
+    m.signals.raise(Signals::INTR);
+    assert_eq!(m.run_to_exception().0, 0x41);
+    let frame = m.frame::<u64>(3);
+    assert_eq!((frame[0], frame[2] & rflags::RF), (CODE, rflags::RF));
+    // Its end clears RF.
+    m.change(|s| s.rflags |= rflags::RF | rflags::IF);
+    m.resume_at(CODE);
+    let s = m.run();
+    assert_eq!(
+        (s.gpr[RCX], s.gpr[RSI], s.rflags & rflags::RF),
+        (0, CODE + 10_000, 0)
+    );
+}
+
+#[test]
+fn a_breakpoint_on_its_own_handler_spends_the_budget() {
+    let mut m = Machine::long();
+    m.write(IDT + 16, gate(KCODE, STUBS + 0x10, 0x8e, 1));
+    m.change(|s| {
+        s.dr = [CODE, STUBS + 0x10, 0, 0];
+        s.dr7 |= 0xf;
+    });
+    m.code(CODE, 64, |a| a.nop());
+    assert_eq!(m.vcpu.run(&mut m.bus, 500), Stop::Budget);
+    assert!((499..=501).contains(&m.vcpu.counters().exceptions));
+}
+
+#[test]
+fn rdrand_and_rdseed_give_the_boards_randomness_or_a_stream_of_their_own() {
+    let run = |entropy| {
+        let mut m = Machine::long();
+        m.bus.entropy = entropy;
+        m.code(CODE, 64, |a| {
+            a.rdrand(rax)?;
+            a.rdseed(rbx)?;
+            a.hlt()
+        });
+        let s = m.run();
+        (s.gpr[RAX], s.gpr[RBX])
+    };
+    assert_eq!(run(Some(77)), (77, 77));
+    let (a, b) = run(None);
+    assert_ne!(a, b);
+    assert_eq!(run(None), (a, b), "the same in every run");
+}

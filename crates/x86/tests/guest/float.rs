@@ -64,7 +64,13 @@ fn fldcw_can_make_an_old_exception_pending() {
 
 #[test]
 fn without_cr0_ne_the_processor_raises_ferr_and_waits_for_an_interrupt() {
-    let mut m = long(&[0xd9, 0xe8, 0xf4]);
+    // FLD1, and PXOR MM0, MM0.
+    waits_with_ferr(&[0xd9, 0xe8, 0xf4]);
+    waits_with_ferr(&[0x0f, 0xef, 0xc0, 0xf4]);
+}
+
+fn waits_with_ferr(waiting: &[u8]) {
+    let mut m = long(waiting);
     m.change(|s| {
         s.cr0 &= !cr0::NE;
         s.rflags |= rflags::IF;

@@ -102,6 +102,8 @@ pub struct TestBus {
     /// Levels of FERR#, and what IGNNE# answers.
     pub ferr: Vec<bool>,
     pub ignne: bool,
+    /// What RDRAND gives.
+    pub entropy: Option<u64>,
     signals: Arc<Signals>,
 }
 
@@ -140,6 +142,9 @@ impl Bus for TestBus {
             self.ferr.push(level);
         }
         self.ignne
+    }
+    fn entropy(&mut self) -> Option<u64> {
+        self.entropy
     }
     fn acknowledge(&mut self) -> Option<u8> {
         let vector = self.vectors.pop();
