@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use vmm::images::ImageError;
 use vmm::spec::{BoardKind, ClockKind, MachineSpec, parse_size};
 use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, UserError};
 
@@ -307,8 +308,14 @@ fn guest(args: Run) -> Result<Guest, UserError> {
     match (args.image.as_deref(), &args.kernel) {
         (_, Some(kernel)) => Ok(files(kernel.clone())),
         (Some("linux"), None) => {
-            let image = vmm::images::linux(&vmm::images::Terminal::new())
-                .map_err(|e| UserError(e.to_string()))?;
+            let image = match vmm::images::linux(&vmm::images::Terminal::new()) {
+                Ok(image) => image,
+                Err(error @ ImageError::Interrupted(number)) => {
+                    print_error(&format!("moinho: {error}\n"));
+                    std::process::exit(128 + number);
+                }
+                Err(error) => return Err(UserError(error.to_string())),
+            };
             let mut append = image.append;
             if let Some(more) = &args.append {
                 append.push(' ');

@@ -232,3 +232,43 @@ fn a_program_without_a_command_says_how_to_begin() {
         assert!(text.contains(word) && text.lines().count() == 1, "{text}");
     }
 }
+
+#[test]
+fn a_signal_while_linux_is_fetched_leaves_nothing_half_done() {
+    let f = Folder::new("fetch");
+    let (bin, cache) = (f.0.join("bin"), f.0.join("cache"));
+    fs::create_dir_all(&bin).unwrap();
+    // An archive that never answers.
+    for name in ["apt-get", "apt-cache"] {
+        let program = bin.join(name);
+        let text = format!("#!/bin/sh\ntouch {}/asked\nexec sleep 600\n", f.0.display());
+        fs::write(&program, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&program, mode).unwrap();
+    }
+    let child = Command::new(env!("CARGO_BIN_EXE_moinho"))
+        .args(["run", "linux"])
+        .env("XDG_CACHE_HOME", &cache)
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = std::time::Instant::now();
+    while !f.0.join("asked").exists() {
+        assert!(started.elapsed().as_secs() < 60, "apt was never asked");
+        std::thread::yield_now();
+    }
+    let id = child.id().to_string();
+    Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(128 + 15), "{text}");
+    assert_eq!(text, "moinho: ended by signal 15\n");
+    // Only the lock, which the next one uses.
+    let left: Vec<_> = fs::read_dir(cache.join("moinho")).unwrap().collect();
+    assert!(
+        left.len() == 1 && cache.join("moinho/lock").exists(),
+        "{left:?}"
+    );
+}

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::interrupt::Interrupt;
 use super::{ImageError, Progress};
 
 /// Metapackages that lead to a kernel, best first: Debian's cloud kernel, Debian's ordinary one,
@@ -65,6 +66,7 @@ pub struct Apt<'a> {
     path: OsString,
     folder: PathBuf,
     progress: &'a dyn Progress,
+    interrupt: &'a Interrupt,
 }
 
 impl<'a> Apt<'a> {
@@ -73,6 +75,7 @@ impl<'a> Apt<'a> {
         path: &OsString,
         folder: &Path,
         progress: &'a dyn Progress,
+        interrupt: &'a Interrupt,
     ) -> Result<Self, ImageError> {
         let program = |name: &str| {
             super::find_program(path, name)
@@ -84,6 +87,7 @@ impl<'a> Apt<'a> {
             path: path.clone(),
             folder: folder.to_owned(),
             progress,
+            interrupt,
         };
         for part in ["state/lists/partial", "cache/archives/partial", "packages"] {
             let part = folder.join(part);
@@ -236,6 +240,11 @@ impl<'a> Apt<'a> {
             .spawn()
             .map_err(|error| ImageError::Apt(format!("{}: {error}", program.display())))?;
         let status = loop {
+            if let Err(interrupted) = self.interrupt.check() {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(interrupted);
+            }
             if let Some(watch) = &watch {
                 let done = size_of(watch.folder);
                 self.progress.step(watch.step, done, watch.total);

@@ -14,6 +14,7 @@ pub mod cpio;
 mod deb;
 mod elf;
 mod initramfs;
+mod interrupt;
 mod modules;
 mod progress;
 
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use interrupt::Interrupt;
 pub use progress::{Progress, Quiet, Terminal};
 
 /// A Linux that is ready to boot.
@@ -117,6 +119,9 @@ pub enum ImageError {
         /// What the host lacks.
         host: String,
     },
+    /// A signal of the host came while the image was put together.
+    #[error("ended by signal {0}")]
+    Interrupted(i32),
     /// A command that does not fit on a kernel command line.
     #[error(
         "command for the guest: {bytes} bytes is more than the {limit} that fit on a kernel command line; put it into a script on a disk and run that"
@@ -260,10 +265,12 @@ impl Host {
             progress.finish();
             return Ok(image);
         }
+        let interrupt = interrupt::Interrupt::watch();
         let work = cache.work(&turn)?;
-        let parts = self.parts(&work, progress);
+        let parts = self.parts(&work, progress, &interrupt);
         progress.finish();
         let parts = parts?;
+        interrupt.check()?;
         cache.put(&work, &parts.kernel, &parts.initrd, parts.origin)
     }
 
@@ -280,9 +287,17 @@ impl Host {
             .ok_or(ImageError::NoCacheFolder)
     }
 
-    fn parts(&self, work: &cache::Work, progress: &dyn Progress) -> Result<Parts, ImageError> {
-        let apt = match self.parts_of_packages(&work.folder, progress) {
+    fn parts(
+        &self,
+        work: &cache::Work,
+        progress: &dyn Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Parts, ImageError> {
+        let apt = match self.parts_of_packages(&work.folder, progress, interrupt) {
             Ok(parts) => return Ok(parts),
+            Err(error) if interrupt.check().is_err() => {
+                return Err(interrupt.check().err().unwrap_or(error));
+            }
             // Where nothing can be written there is no other way either.
             Err(error @ ImageError::Cache { .. }) => return Err(error),
             Err(error) => error.without_way_out(),
@@ -295,11 +310,18 @@ impl Host {
         })
     }
 
-    fn parts_of_packages(&self, work: &Path, progress: &dyn Progress) -> Result<Parts, ImageError> {
-        let packages = apt::Apt::new(&self.path, &work.join("apt"), progress)?.fetch()?;
+    fn parts_of_packages(
+        &self,
+        work: &Path,
+        progress: &dyn Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Parts, ImageError> {
+        let apt = apt::Apt::new(&self.path, &work.join("apt"), progress, interrupt)?;
+        let packages = apt.fetch()?;
         let root = work.join("root");
         let dpkg_deb = find_program(&self.path, "dpkg-deb");
         for package in &packages {
+            interrupt.check()?;
             deb::unpack(&package.file, &root, dpkg_deb.as_deref(), progress)?;
         }
         let titles = packages.into_iter().map(|package| package.title).collect();
