@@ -121,7 +121,7 @@ mod tests {
         latch.write(&mut cx, PINS, 0, 1, 0);
         assert_eq!(latch.read(&mut cx, PINS, 0, 1), 0);
         latch.write(&mut cx, PINS, 0, 1, 1);
-        assert_eq!(wires.lines[&0], true);
+        assert!(wires.lines[&0]);
         assert_eq!(wires.edges[&0], 2);
     }
 }

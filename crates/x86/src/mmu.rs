@@ -151,7 +151,7 @@ impl Tlb {
 
     fn fresh_space(&mut self) -> u64 {
         // The numbers themselves never come again; the tags made of them do.
-        if self.next_space % SPACES == 0 {
+        if self.next_space.is_multiple_of(SPACES) {
             self.pcids = [None; 8];
             self.tables.iter_mut().for_each(|t| t.fill(EMPTY));
             self.large = false;

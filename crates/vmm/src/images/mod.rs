@@ -175,7 +175,7 @@ pub fn linux_parts(wanted: &[&str], progress: &dyn Progress) -> Result<LinuxPart
     let cache = cache::Cache::new(host.cache_folder()?);
     let turn = cache.take_turn(progress)?;
     let work = cache.work(&turn)?;
-    let parts = host.parts_of_packages(&work.folder, progress);
+    let parts = host.parts_of_packages(&work.folder, progress, &Interrupt::watch());
     progress.finish();
     let parts = parts?;
     let root = work.folder.join("root");
