@@ -279,7 +279,9 @@ impl Translator {
             block.rip = i.ip();
             block.code = i.code();
             block.live = needed[n] != 0;
-            block.vector = table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
+            // XSAVE and its kin are of no unit.
+            block.vector = i.is_save_restore_instruction()
+                || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
             done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
             if done {
                 break;

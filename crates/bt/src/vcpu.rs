@@ -57,6 +57,9 @@ const RECENT: usize = 64;
 /// begun to hold code.
 #[derive(Default)]
 struct Peers {
+    /// Held from the mark of a page until nobody can write to it past the mark: whoever finds a
+    /// page marked under this lock may read its code.
+    marking: Mutex<()>,
     /// Grows when a page becomes a code page: write entries for it must go.
     marks: AtomicU64,
     members: Mutex<Vec<Arc<Peer>>>,
@@ -322,7 +325,9 @@ impl BtVcpu {
             self.bring_vector_in();
         }
         self.stats.interpreted += 1;
-        match self.interp.run(bus, 1) {
+        // Without the vector registers no event may be delivered: its handler's first instruction
+        // would run in this step.
+        match self.interpret(bus, 1, !vector) {
             Stop::Budget => None,
             other => Some(other),
         }
@@ -336,6 +341,41 @@ impl BtVcpu {
             cpu.attention |= attention::SHADOW;
         }
         self.step(bus, site.vector)
+    }
+
+    /// Runs the interpreter, and tells everybody what it has done to code.
+    fn interpret(&mut self, bus: &mut dyn Bus, budget: u64, quiet: bool) -> Stop {
+        let writes = self.memory.code_writes();
+        let marks = self.interp.code_marks();
+        let stop = if quiet {
+            self.interp.step(bus)
+        } else {
+            self.interp.run(bus, budget)
+        };
+        if self.memory.code_writes() != writes {
+            // A processor in a loop of translated code looks only when its pins are up.
+            for peer in self.others() {
+                peer.signals.raise(Signals::ENGINE);
+            }
+        }
+        if self.interp.code_marks() != marks {
+            let peers = self.peers.clone();
+            let _marking = peers.marking.lock().unwrap_or_else(PoisonError::into_inner);
+            self.forbid_writes();
+            if !self.others().is_empty() {
+                // It may have decoded what another processor was just writing over.
+                self.interp.forget_code();
+            }
+        }
+        stop
+    }
+
+    /// The machine's other processors.
+    fn others(&self) -> Vec<Arc<Peer>> {
+        let members = self.peers.members.lock();
+        let members = members.unwrap_or_else(PoisonError::into_inner);
+        let others = members.iter().filter(|p| !Arc::ptr_eq(p, &self.me));
+        others.cloned().collect()
     }
 
     fn dispatch(&mut self, bus: &mut dyn Bus) -> Stop {
@@ -374,7 +414,7 @@ impl BtVcpu {
             if !translatable {
                 self.bring_vector_in();
                 self.stats.bursts += 1;
-                match self.interp.run(bus, 2000) {
+                match self.interpret(bus, 2000, false) {
                     Stop::Budget => continue,
                     other => return other,
                 }
@@ -639,6 +679,8 @@ impl BtVcpu {
 
     /// Prepares a page for reading code from it; its generation.
     fn open_code(&mut self, page: RamOffset) -> u32 {
+        let peers = self.peers.clone();
+        let _marking = peers.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = !self.memory.holds_code(page);
         let generation = self.memory.mark_code(page);
         if fresh {
@@ -725,13 +767,7 @@ impl BtVcpu {
         let mark = self.peers.marks.fetch_add(1, Ordering::SeqCst) + 1;
         self.empty_write_tables();
         self.me.seen.store(mark, Ordering::SeqCst);
-        let members = self
-            .peers
-            .members
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for peer in members.iter().filter(|p| !Arc::ptr_eq(p, &self.me)) {
+        for peer in self.others() {
             while peer.inside.load(Ordering::SeqCst) && peer.seen.load(Ordering::SeqCst) < mark {
                 peer.signals.raise(Signals::ENGINE);
                 std::hint::spin_loop();
@@ -775,9 +811,11 @@ impl BtVcpu {
                     let patch = self.cache.range().0 + u64::from(patch);
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
-                    // The block that jumps may have gone with the whole cache.
+                    // The block that jumps may have gone with the whole cache. And the page may be
+                    // mapped elsewhere by now, without a flush yet: then the two do not belong
+                    // together for good.
                     let fixed = self.blocks[block as usize].second.is_none();
-                    if self.stats.emptied == emptied && fixed {
+                    if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
                         self.cache
@@ -808,17 +846,17 @@ impl BtVcpu {
                 reason::FAULT => {
                     let at = area.detail;
                     self.stats.faults += 1;
-                    let found = self
-                        .blocks
-                        .iter()
-                        .rev()
-                        .find(|b| at.wrapping_sub(b.host) < u64::from(b.size));
-                    let Some(block) = found else {
+                    let Some(block) = self.block_at(at) else {
                         return Some(broken("a host fault outside any block"));
                     };
                     let rip = self.area.page.wrapping_add(block.rip_of(at));
                     self.interp.cpu().s.rip = rip;
-                    return self.step(bus, true);
+                    // The fault comes before any event: the instruction may stand behind STI.
+                    self.bring_vector_in();
+                    return match self.interpret(bus, 1, true) {
+                        Stop::Budget => None,
+                        other => Some(other),
+                    };
                 }
                 other => return Some(broken(&format!("exit reason {other}"))),
             }
@@ -908,6 +946,20 @@ impl BtVcpu {
             cpu.refresh();
             cpu.attention &= !attention::MODE;
         }
+    }
+
+    /// The block whose code holds a host address: blocks lie in the order of their making.
+    fn block_at(&self, host: u64) -> Option<&Block> {
+        let n = self.blocks.partition_point(|b| b.host <= host);
+        let block = self.blocks.get(n.checked_sub(1)?)?;
+        (host - block.host < u64::from(block.size)).then_some(block)
+    }
+
+    /// True if the jump at `patch` may lead to `to` for as long as its own block is good.
+    fn belong(&self, patch: u64, to: u32) -> bool {
+        let to = &self.blocks[to as usize].key;
+        self.block_at(patch)
+            .is_some_and(|from| from.key.at.0 >> 12 == to.at.0 >> 12 && from.key.mode == to.mode)
     }
 
     /// Fills the software TLB for an access; false if it is not plain RAM inside one page.

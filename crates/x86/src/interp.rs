@@ -55,6 +55,8 @@ pub struct InterpVcpu {
     cpu: Cpu,
     cache: Cache,
     tracing: bool,
+    /// No events: see [`Self::step`].
+    quiet: bool,
 }
 
 impl InterpVcpu {
@@ -69,7 +71,27 @@ impl InterpVcpu {
             cpu: Cpu::new(id, model.clone(), memory, signals),
             cache: Cache::new(model.cpus),
             tracing: false,
+            quiet: false,
         }
+    }
+
+    /// Runs one instruction as [`Vcpu::run`] does, but takes no event from the pins before it.
+    pub fn step(&mut self, bus: &mut dyn Bus) -> Stop {
+        self.quiet = true;
+        let stop = self.run(bus, 1);
+        self.quiet = false;
+        stop
+    }
+
+    /// Pages that this processor was the first to mark as code, so far.
+    pub fn code_marks(&self) -> u64 {
+        self.cache.marks
+    }
+
+    /// Drops all decoded code.
+    pub fn forget_code(&mut self) {
+        self.cache.arena.clear();
+        self.cache.slots.fill(None);
     }
 
     /// The processor, for an engine that runs part of its instructions itself.
@@ -115,6 +137,8 @@ struct Cache {
     capacity: usize,
     /// A power of two of them.
     slots: Vec<Option<Block>>,
+    /// Pages marked first by this cache.
+    marks: u64,
 }
 
 impl Cache {
@@ -128,6 +152,7 @@ impl Cache {
             arena: Vec::new(),
             capacity,
             slots: alloc::vec![None; capacity / PER_SLOT],
+            marks: 0,
         }
     }
 
@@ -175,6 +200,7 @@ impl Cache {
     fn decode(&mut self, x: &mut Exec<'_>, key: Key, linear: u64) -> Done<core::ops::Range<usize>> {
         self.make_room(BLOCK);
         // Marked before it is read: a store from now on changes the generation.
+        self.marks += u64::from(!x.ram.holds_code(key.at));
         let generation = x.ram.mark_code(key.at);
         let mut bytes = [0u8; BLOCK * 8];
         let left = (0x1000 - (key.at.0 & 0xfff)) as usize;
@@ -496,7 +522,7 @@ impl Vcpu for InterpVcpu {
                 break Stop::Budget;
             }
             let mut limit = 0;
-            if x.attention != 0 || x.signals.get() != 0 {
+            if x.attention != 0 || x.signals.get() != 0 && !self.quiet {
                 match x.boundary() {
                     Ok(Some(n)) => limit = n,
                     Ok(None) => continue,

@@ -1,0 +1,331 @@
+//! Lockstep: random programs run by the interpreter and by the translator side by side, each with
+//! its own memory, compared at synchronisation points: the whole processor, all of memory, and
+//! everything that was asked of the bus.
+//!
+//! ```text
+//! cargo test --release -p bt --test lockstep                       the quick set
+//! MOINHO_SEEDS=100000 cargo test --release -p bt --test lockstep    a long run
+//! MOINHO_SEED=1234 MOINHO_SEEDS=1 cargo test …                      one seed, printed
+//! ```
+//!
+//! Not compared: FIP, FDP and FOP (translated code does not keep them), accessed and dirty bits
+//! of page tables, and the arithmetic flags in the frame of an exception (`bt::translate` says
+//! why), which are counted instead.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod generate;
+mod rng;
+mod world;
+
+use bt::Translation;
+use generate::{Program, Rows};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use rng::Rng;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use world::{CODE_AT, CODE_PAGES, RAM, World};
+use x86::interp::Interpreter;
+use x86::state::{CpuState, X87};
+use x86::{Engine, Signals, Stop};
+
+/// Instructions of one program at most.
+const LONGEST: u64 = 60_000;
+/// How long translated code may take to a synchronisation point.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Physical pages that are not compared: stacks of handlers, page tables.
+const UNSEEN: std::ops::Range<u64> = 0xa000..0x4_0000;
+
+/// Asks a processor that does not arrive to return.
+#[derive(Clone, Default)]
+struct Watch(Arc<Mutex<Option<(Instant, Arc<Signals>)>>>);
+
+impl Watch {
+    fn new() -> Watch {
+        let watch = Watch::default();
+        let state = watch.0.clone();
+        std::thread::spawn(move || {
+            while Arc::strong_count(&state) > 1 {
+                if let Some((until, signals)) = &*state.lock().unwrap()
+                    && *until < Instant::now()
+                {
+                    signals.raise(Signals::RETURN);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        watch
+    }
+    fn set(&self, signals: Option<&Arc<Signals>>) {
+        *self.0.lock().unwrap() = signals.map(|s| (Instant::now() + PATIENCE, s.clone()));
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    programs: u64,
+    points: u64,
+    instructions: u64,
+    exceptions: u64,
+    /// Frames whose arithmetic flags differ.
+    flags: u64,
+    interrupts: u64,
+    endless: u64,
+}
+
+fn comparable(mut s: CpuState) -> CpuState {
+    s.x87 = X87 {
+        opcode: 0,
+        ip: 0,
+        cs: 0,
+        dp: 0,
+        ds: 0,
+        ..s.x87
+    };
+    s
+}
+
+fn difference(a: &CpuState, b: &CpuState) -> String {
+    let (a, b) = (format!("{a:#x?}"), format!("{b:#x?}"));
+    let mut out = String::new();
+    for (n, (a, b)) in a.lines().zip(b.lines()).enumerate() {
+        if a != b {
+            writeln!(out, "  line {n}: interp {}  bt {}", a.trim(), b.trim()).unwrap();
+        }
+    }
+    out
+}
+
+fn listing(w: &World, p: &Program, from: usize) -> String {
+    let mut out = String::new();
+    let start = if from == 0 { p.entry } else { p.syncs[from - 1] };
+    let end = p.syncs.get(from).copied().unwrap_or(!0);
+    let mut code = vec![0; (CODE_PAGES << 12) as usize];
+    w.ram.read(mem::Gpa(CODE_AT), &mut code).unwrap();
+    for (at, original) in &p.bytes {
+        if !(start..=end).contains(at) {
+            continue;
+        }
+        let mut line = |bytes: &[u8], what: &str| {
+            let i = Decoder::with_ip(64, bytes, p.base + at, DecoderOptions::NONE).decode();
+            let mut text = String::new();
+            IntelFormatter::new().format(&i, &mut text);
+            writeln!(out, "  {:x}  {text}{what}", p.base + at).unwrap();
+        };
+        line(original, "");
+        let now = &code[*at as usize..*at as usize + original.len()];
+        if now != original {
+            line(now, "    <- now");
+        }
+    }
+    out
+}
+
+/// Gets ready for a program: the bytes, the marks, the state.
+fn load(w: &mut World, p: &Program, state: &CpuState, data: &[u8]) {
+    w.bytes(CODE_AT, &vec![0xcc; (CODE_PAGES << 12) as usize]);
+    for (at, bytes) in &p.bytes {
+        w.bytes(CODE_AT + at, bytes);
+    }
+    w.bytes(world::DATA_AT, data);
+    w.bytes(world::TABLE_AT, &[0; 0x1000]);
+    let bus = &mut w.bus;
+    bus.log.clear();
+    bus.pushed.clear();
+    (bus.hit, bus.ended, bus.synced) = (false, false, 0);
+    bus.starts.clone_from(&p.starts);
+    bus.syncs.clone_from(&p.syncs);
+    bus.base = p.base;
+    bus.reset();
+    w.signals.lower(!0);
+    w.vcpu.set_state(state).expect("a state");
+}
+
+/// To the next synchronisation point, one step at a time; false if that takes too long.
+fn interpret(w: &mut World, spent: &mut u64) -> Stop {
+    w.bus.hit = false;
+    loop {
+        let stop = w.vcpu.run(&mut w.bus, 1);
+        if stop != Stop::Budget {
+            return stop;
+        }
+        if w.bus.hit {
+            w.signals.lower(Signals::RETURN);
+            return Stop::Requested;
+        }
+        *spent += 1;
+        if *spent > LONGEST {
+            return Stop::Budget;
+        }
+    }
+}
+
+fn translate(w: &mut World, watch: &Watch) -> Stop {
+    w.bus.hit = false;
+    watch.set(Some(&w.signals));
+    let stop = w.vcpu.run(&mut w.bus, u64::MAX);
+    watch.set(None);
+    if stop == Stop::Requested && !w.bus.hit {
+        return Stop::Budget;
+    }
+    stop
+}
+
+struct Pair {
+    interp: World,
+    bt: World,
+    user: bool,
+    moving: u64,
+}
+
+impl Pair {
+    fn new(user: bool) -> Pair {
+        let interp = World::new(&Interpreter, user);
+        let engine = Translation::new().expect("a host that can translate");
+        let bt = World::new(&engine as &dyn Engine, user);
+        let moving = World::moving_entry();
+        Pair {
+            interp,
+            bt,
+            user,
+            moving,
+        }
+    }
+
+    /// Runs one program on both; the report of a mismatch.
+    fn run(&mut self, rng: &mut Rng, rows: &Rows, watch: &Watch, c: &mut Counts) -> Result<(), String> {
+        let program = generate::program(rng, rows, self.user, self.moving);
+        let mut state = self.interp.start(rng);
+        state.rip = program.base + program.entry;
+        let mut data = vec![0; 0x6000];
+        for chunk in data.chunks_mut(8) {
+            chunk.copy_from_slice(&rng.quad().to_le_bytes());
+        }
+        for w in [&mut self.interp, &mut self.bt] {
+            load(w, &program, &state, &data);
+        }
+        c.programs += 1;
+        let mut spent = 0;
+        let done = self.interp.vcpu.counters();
+        for point in 0.. {
+            let expected = interpret(&mut self.interp, &mut spent);
+            if expected == Stop::Budget {
+                // Code that was overwritten, or a loop whose counter was: no fault of anybody.
+                c.endless += 1;
+                break;
+            }
+            let got = translate(&mut self.bt, watch);
+            c.points += 1;
+            let from = self.interp.bus.synced.saturating_sub(1);
+            let text = |w: &World| listing(w, &program, from);
+            if got != expected {
+                let at = difference(&self.interp.vcpu.state(), &self.bt.vcpu.state());
+                return Err(format!(
+                    "point {point}: interp {expected:?}, bt {got:?}\n{at}{}",
+                    text(&self.interp)
+                ));
+            }
+            let (a, b) = (
+                comparable(self.interp.vcpu.state()),
+                comparable(self.bt.vcpu.state()),
+            );
+            let (la, lb) = (&self.interp.bus.log, &self.bt.bus.log);
+            if la != lb {
+                let n = la.iter().zip(lb).take_while(|(a, b)| a == b).count();
+                return Err(format!(
+                    "point {point}: event {n}:\n  before {:x?}\n  interp {:x?}\n  bt     {:x?}\n{}{}",
+                    la.get(n.wrapping_sub(1)),
+                    la.get(n),
+                    lb.get(n),
+                    difference(&a, &b),
+                    text(&self.interp)
+                ));
+            }
+            if format!("{a:?}") != format!("{b:?}") {
+                return Err(format!(
+                    "point {point}: the processors differ\n{}{}\n  events {:x?}",
+                    difference(&a, &b),
+                    text(&self.interp),
+                    &la[la.len().saturating_sub(4)..]
+                ));
+            }
+            if self.interp.bus.ended || expected != Stop::Requested {
+                break;
+            }
+        }
+        let work = self.interp.vcpu.counters();
+        c.instructions += work.instructions - done.instructions;
+        c.exceptions += work.exceptions - done.exceptions;
+        c.interrupts += work.interrupts - done.interrupts;
+        let pushed = self.interp.bus.pushed.iter().zip(&self.bt.bus.pushed);
+        c.flags += pushed.filter(|(a, b)| a != b).count() as u64;
+        if self.interp.bus.ended {
+            self.compare_memory()
+                .map_err(|e| format!("{e}\n{}", listing(&self.interp, &program, 0)))?;
+        } else {
+            // The two are not at the same place any more.
+            *self = Pair::new(self.user);
+        }
+        Ok(())
+    }
+
+    fn compare_memory(&self) -> Result<(), String> {
+        let mut pages = [[0u8; 4096]; 2];
+        for at in (0..RAM).step_by(4096) {
+            if UNSEEN.contains(&at) {
+                continue;
+            }
+            for (w, page) in [&self.interp, &self.bt].into_iter().zip(&mut pages) {
+                w.ram.read(mem::Gpa(at), page).unwrap();
+            }
+            if pages[0] != pages[1] {
+                let n = pages[0].iter().zip(&pages[1]).position(|(a, b)| a != b);
+                let n = n.unwrap();
+                let around = n & !15..(n & !15) + 16;
+                return Err(format!(
+                    "memory at {:#x} differs: interp {:02x?}, bt {:02x?}",
+                    at + n as u64,
+                    &pages[0][around.clone()],
+                    &pages[1][around]
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().expect("a number"))
+}
+
+#[test]
+fn the_translator_does_what_the_interpreter_does() {
+    let first = number("MOINHO_SEED").unwrap_or(0);
+    let seeds = number("MOINHO_SEEDS").unwrap_or(400);
+    let all = number("MOINHO_ALL").is_some();
+    let rows = Rows::new();
+    let watch = Watch::new();
+    let mut c = Counts::default();
+    let mut failures = Vec::new();
+    for seed in first..first + seeds {
+        let mut rng = Rng::new(seed);
+        let mut pair = Pair::new(rng.chance(40));
+        for n in 0..3 {
+            if let Err(report) = pair.run(&mut rng, &rows, &watch, &mut c) {
+                println!("seed {seed}, program {n}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n");
+                failures.push(seed);
+                break;
+            }
+        }
+        if !failures.is_empty() && !all {
+            break;
+        }
+    }
+    println!(
+        "{} programs, {} points, {} instructions, {} exceptions ({} with other dead flags), {} \
+         interrupts, {} programs without an end",
+        c.programs, c.points, c.instructions, c.exceptions, c.flags, c.interrupts, c.endless
+    );
+    assert!(failures.is_empty(), "seeds that differ: {failures:?}");
+}
