@@ -285,9 +285,11 @@ impl Area {
 }
 
 impl TlbEntry {
+    /// Matches no page. The flag-free check takes the last bytes of the address space for a hit in
+    /// the last slot, so the place is one that no process can reach.
     const ZERO: TlbEntry = TlbEntry {
         negated_page: 0,
-        host: 0,
+        host: 1 << 63,
     };
 }
 
@@ -320,7 +322,7 @@ impl Tables {
             let other = ((slot as u64) ^ 1) << 12;
             table[slot] = TlbEntry {
                 negated_page: other.wrapping_neg(),
-                host: 0,
+                host: 1 << 63,
             };
         }
     }

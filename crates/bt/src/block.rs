@@ -43,6 +43,11 @@ pub enum Kind {
     },
     /// The instruction is the interpreter's.
     Interpret,
+    /// An indirect branch missed the branch table.
+    Branch {
+        /// What it adds to RSP.
+        moved: i32,
+    },
     /// A direct jump inside the page that has not been linked to its target yet.
     Link {
         /// RIP of the target, relative to the page.

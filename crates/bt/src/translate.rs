@@ -73,6 +73,8 @@ pub mod reason {
     pub const LOOK_UP: i32 = 4;
     /// The host faulted at the address in `detail`.
     pub const FAULT: i32 = 5;
+    /// As [`LOOK_UP`], from the indirect branch of `site`, with RSP as before it.
+    pub const BRANCH: i32 = 6;
 }
 
 /// Host addresses of the shared ends of all exits.
@@ -83,6 +85,7 @@ pub struct Exits {
     link: u64,
     /// Where a branch goes whose target is no longer there.
     pub look_up: u64,
+    branch: u64,
     /// Where the signal handler resumes.
     pub fault: u64,
 }
@@ -105,6 +108,7 @@ pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
         interpret: one(reason::INTERPRET, &[(field::site, R10)]),
         link: one(reason::LINK, &[(field::site, R10)]),
         look_up: one(reason::LOOK_UP, &[]),
+        branch: one(reason::BRANCH, &[(field::site, R10)]),
         fault: one(reason::FAULT, &[(field::detail, R10)]),
     };
     (exits, asm.bytes)
@@ -639,8 +643,10 @@ impl Building<'_, '_> {
             }
             Class::Leave => {
                 self.check(Address::Stack(5, 0), Access::Read, 8);
+                // The load comes first: nothing has changed if the host faults at it.
+                self.asm.load(R10, Mem::sum(R10, R11));
                 self.asm.lea(RSP, Mem::base(5, 8));
-                self.asm.load(5, Mem::sum(R10, R11));
+                self.asm.mov(5, R10);
             }
             Class::Jump => {
                 self.go(i.near_branch_target());
@@ -657,7 +663,7 @@ impl Building<'_, '_> {
             }
             Class::JumpIndirect => {
                 self.target(i);
-                self.indirect(self.source.view);
+                self.indirect_from(self.source.view, Some(0));
                 return true;
             }
             Class::CallIndirect => {
@@ -665,7 +671,7 @@ impl Building<'_, '_> {
                 self.asm.store(field::value, R11);
                 self.push_return(i.next_ip());
                 self.asm.load(R11, field::value);
-                self.indirect(self.source.view);
+                self.indirect_from(self.source.view, Some(-8));
                 return true;
             }
             Class::PushFlags => self.push_flags(),
@@ -720,7 +726,7 @@ impl Building<'_, '_> {
                 };
                 self.asm.load(R11, Mem::sum(R10, R11));
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
-                self.indirect(self.source.view);
+                self.indirect_from(self.source.view, Some(8 + drop));
                 return true;
             }
         }
@@ -1352,6 +1358,12 @@ impl Building<'_, '_> {
 
     /// Goes on at the RIP in R11 by way of a view's branch table, without touching flags.
     fn indirect(&mut self, view: View) {
+        self.indirect_from(view, None);
+    }
+
+    /// The same; `moved` is what an indirect branch has added to RSP, for its exception if that
+    /// RIP is not canonical.
+    fn indirect_from(&mut self, view: View, moved: Option<i32>) {
         let table = Area::branch_table(view);
         self.asm.store(field::rip, R11);
         self.asm.store(field::spill, RCX);
@@ -1373,7 +1385,15 @@ impl Building<'_, '_> {
         self.asm.lea(RCX, sum);
         let hit = self.asm.jrcxz();
         self.asm.load(RCX, field::spill);
-        let exit = self.t.exits.look_up;
+        let exit = match moved {
+            Some(moved) => {
+                let site = self.site(Kind::Branch { moved });
+                self.asm.lea(RSP, Mem::base(RSP, -moved));
+                self.asm.mov_imm(R10, site.into());
+                self.t.exits.branch
+            }
+            None => self.t.exits.look_up,
+        };
         self.asm.jmp_to(exit);
         self.asm.bind(hit);
         self.asm.load(RCX, field::spill);

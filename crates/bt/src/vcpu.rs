@@ -796,6 +796,20 @@ impl BtVcpu {
                     self.stats.branch_misses += 1;
                     return None;
                 }
+                reason::BRANCH => {
+                    let site = self.sites[area.site as usize];
+                    let Kind::Branch { moved } = site.kind else {
+                        return Some(broken("a branch exit without a branch"));
+                    };
+                    if !x86::mmu::is_canonical(area.rip) {
+                        // The branch itself faults, not the fetch behind it.
+                        cpu.s.rip = site.rip;
+                        return self.step(bus, site.vector);
+                    }
+                    cpu.s.rip = area.rip;
+                    cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_add(moved as u64);
+                    return None;
+                }
                 reason::INTERPRET => {
                     let site = self.sites[area.site as usize];
                     cpu.s.rip = area.page.wrapping_add(site.rip.into());
