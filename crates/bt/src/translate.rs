@@ -1184,10 +1184,16 @@ impl Building<'_, '_> {
     fn pop_flags(&mut self) {
         self.check(Address::Stack(RSP, 0), Access::Read, 8);
         self.asm.load(R11, Mem::sum(R10, R11));
-        // Only if no other bit than IF and the host's changes.
+        // Only if no other bit than IF and the host's changes. In ring 3 IF is IOPL's to allow,
+        // so that it must not change either.
         self.asm.mov(R10, R11);
-        self.asm.and_imm32(R10, !(HOST_FLAGS | rflags::IF) as u32);
-        self.asm.cmp_mem(R10, field::high_off);
+        let (host, high) = if self.source.view == View::User {
+            (HOST_FLAGS, field::high)
+        } else {
+            (HOST_FLAGS | rflags::IF, field::high_off)
+        };
+        self.asm.and_imm32(R10, !host as u32);
+        self.asm.cmp_mem(R10, high);
         let other = self.asm.jcc(NOT_EQUAL);
         self.bail(vec![other]);
         if self.source.view != View::User {

@@ -725,7 +725,8 @@ impl Builder<'_> {
         }
         if m == Mnemonic::Popfq && self.rng.chance(80) {
             // A value that does not single-step.
-            let v = self.rng.next() & 0x20_0ed5 | 0x3002;
+            let odd = self.rng.pick(&[0u64, 0, 0x20_7000, 0x3000]);
+            let v = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
             let i = Instruction::with1(Code::Pushq_imm32, v as u32 as i32).unwrap();
             self.put(i).then_some(())?;
         }
@@ -1018,7 +1019,8 @@ impl Builder<'_> {
             9 => {
                 // IRET to what follows, with flags of all kinds.
                 let l = self.label();
-                let flags = self.rng.next() & 0x20_0ed5 | 0x3002;
+                let odd = self.rng.pick(&[0u64, 0, 0x21_0000, 0x3000]);
+                let flags = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
                 for v in [0x10, STACK + 0x1800, flags, 8] {
                     self.put(Instruction::with1(Code::Pushq_imm32, v as i32).unwrap());
                 }
@@ -1063,7 +1065,7 @@ impl Builder<'_> {
             84 => {
                 self.put(Instruction::with(Code::Int3));
             }
-            85 if self.user => {
+            85 | 98 if self.user => {
                 self.put(Instruction::with(Code::Syscall));
             }
             86 => {

@@ -137,6 +137,7 @@ fn load(w: &mut World, p: &Program, state: &CpuState, data: &[u8]) {
     bus.starts.clone_from(&p.starts);
     bus.syncs.clone_from(&p.syncs);
     bus.base = p.base;
+    bus.iopl = state.rflags & x86::state::rflags::IOPL;
     bus.reset();
     w.signals.lower(!0);
     w.vcpu.set_state(state).expect("a state");

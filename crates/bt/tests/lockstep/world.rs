@@ -86,6 +86,8 @@ pub struct Recorder {
     /// Where the program runs.
     pub base: u64,
     pub user: bool,
+    /// IOPL of the program, as RFLAGS has it.
+    pub iopl: u64,
     since: u32,
     vectors: Vec<u8>,
     priority: u8,
@@ -161,7 +163,7 @@ impl Recorder {
         // The flags that an instruction which did not finish leaves may differ; see
         // `bt::translate`.
         let keep = rflags::IF | rflags::DF | rflags::ID;
-        let flags = flags & keep | rflags::FIXED | rflags::IOPL | vector & 0x55 & rflags::ARITHMETIC;
+        let flags = flags & keep | rflags::FIXED | self.iopl | vector & 0x55 & rflags::ARITHMETIC;
         for (n, word) in [next, cs, flags, rsp, ss].into_iter().enumerate() {
             self.set_quad(top - 40 + 8 * n as u64, word);
         }
@@ -290,6 +292,7 @@ impl World {
             syncs: Vec::new(),
             base: CODE,
             user,
+            iopl: 0,
             since: 0,
             vectors: Vec::new(),
             priority: 0,
@@ -390,8 +393,9 @@ impl World {
         self.quad(TSS + 4, HIGH + RSP0);
         self.quad(TSS + 0x24, HIGH + IST1);
         self.quad(TSS + 0x2c, HIGH + IST2);
-        // The I/O permission bitmap: nothing allowed beyond IOPL.
-        self.bytes(TSS + 0x66, &0xdfffu16.to_le_bytes());
+        // The I/O permission bitmap: all ports allowed.
+        self.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
+        self.bytes(TSS + 0x2068, &[0xff; 8]);
     }
 
     /// Maps one page; gives the physical address of its entry.
@@ -501,12 +505,14 @@ impl World {
         s.msr.kernel_gs_base = DATA + rng.below(0x2000);
         s.msr.star = 0x1b << 48 | u64::from(KCODE) << 32;
         s.msr.lstar = HIGH + SYSCALL;
-        s.msr.sfmask = rflags::IF | rflags::DF | rflags::TF | rflags::AC | rflags::NT;
+        // Linux's, mostly.
+        s.msr.sfmask = rng.pick(&[0x25_7fd5, 0x25_7fd5, 0x25_7fd5, 0x4_4700]);
         for r in &mut s.gpr {
             *r = rng.edge();
         }
         s.gpr[4] = STACK + 0x1800;
-        s.rflags = rflags::FIXED | rflags::IOPL | rng.next() & (rflags::ARITHMETIC | rflags::IF);
+        let iopl = rng.pick(&[0, 0, 0, rflags::IOPL]);
+        s.rflags = rflags::FIXED | iopl | rng.next() & (rflags::ARITHMETIC | rflags::IF);
         for v in &mut s.vector {
             *v = core::array::from_fn(|_| rng.quad());
         }
