@@ -803,7 +803,7 @@ impl BtVcpu {
                     };
                     if !x86::mmu::is_canonical(area.rip) {
                         // The branch itself faults, not the fetch behind it.
-                        cpu.s.rip = site.rip;
+                        cpu.s.rip = area.page.wrapping_add(site.rip.into());
                         return self.step(bus, site.vector);
                     }
                     cpu.s.rip = area.rip;

@@ -726,7 +726,10 @@ impl Builder<'_> {
         if m == Mnemonic::Popfq && self.rng.chance(80) {
             // A value that does not single-step.
             let odd = self.rng.pick(&[0u64, 0, 0x20_7000, 0x3000]);
-            let v = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
+            let mut v = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
+            if self.rng.chance(4) {
+                v |= 0x100;
+            }
             let i = Instruction::with1(Code::Pushq_imm32, v as u32 as i32).unwrap();
             self.put(i).then_some(())?;
         }
@@ -770,6 +773,10 @@ impl Builder<'_> {
             self.put(Instruction::with2(Code::Mov_rm64_imm32, mem(d), 0i32).unwrap());
         }
         self.put(Instruction::with2(Code::Mov_rm16_imm16, mem(6), 0i32).unwrap());
+        if save == Code::Xsave_mem {
+            // Whether x87 is in its initial state depends on the pointers too.
+            self.put(Instruction::with2(Code::Or_rm8_imm8, mem(512), 1i32).unwrap());
+        }
         let n = self.rng.below(3);
         for _ in 0..n {
             self.random();
