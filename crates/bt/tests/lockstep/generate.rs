@@ -188,9 +188,13 @@ fn excluded(row: &Row, user: bool) -> bool {
         | Into | Xbegin | Xabort | Sysret | Sysretq | Lldt | Ltr | Lidt | Lgdt => true,
         // Through the TSS's bitmap, at ports that this test uses.
         Outsb | Outsw | Outsd => true,
-        Mov | Pop if (0..info.op_count()).any(|n| {
-            matches!(info.op_kind(n), Kind::seg_reg | Kind::ss | Kind::fs | Kind::gs)
-        }) && m != Mnemonic::Nop =>
+        Mov | Pop
+            if (0..info.op_count()).any(|n| {
+                matches!(
+                    info.op_kind(n),
+                    Kind::seg_reg | Kind::ss | Kind::fs | Kind::gs
+                )
+            }) && m != Mnemonic::Nop =>
         {
             true
         }
@@ -564,7 +568,9 @@ impl Builder<'_> {
                 Register::YMM0 + r
             }
             Kind::seg_reg => Register::ES + r % 6,
-            Kind::cr_reg => self.rng.pick(&[Register::CR0, Register::CR3, Register::CR4]),
+            Kind::cr_reg => self
+                .rng
+                .pick(&[Register::CR0, Register::CR3, Register::CR4]),
             Kind::dr_reg => Register::DR0 + (r & 7),
             Kind::fs => Register::FS,
             Kind::gs => Register::GS,
@@ -584,11 +590,7 @@ impl Builder<'_> {
     }
 
     fn other(&mut self, i: &mut Instruction, n: u32, kind: Kind) -> Option<()> {
-        let second = n > 0
-            && matches!(
-                i.op_kind(n - 1),
-                OpKind::Immediate16 | OpKind::Immediate8
-            );
+        let second = n > 0 && matches!(i.op_kind(n - 1), OpKind::Immediate16 | OpKind::Immediate8);
         let value = self.rng.edge();
         match kind {
             Kind::imm8 if second => {
@@ -700,12 +702,8 @@ impl Builder<'_> {
         if info.can_use_lock_prefix() && memory && self.rng.chance(25) {
             i.set_has_lock_prefix(true);
         }
-        let string = (0..i.op_count()).any(|n| {
-            matches!(
-                i.op_kind(n),
-                OpKind::MemorySegRSI | OpKind::MemoryESRDI
-            )
-        });
+        let string = (0..i.op_count())
+            .any(|n| matches!(i.op_kind(n), OpKind::MemorySegRSI | OpKind::MemoryESRDI));
         if string && self.rng.chance(70) {
             if info.can_use_repne_prefix() && self.rng.chance(50) {
                 i.set_has_repne_prefix(true);
@@ -821,9 +819,11 @@ impl Builder<'_> {
         self.bind(l);
         let r = self.sized(Register::EAX);
         let v = self.rng.next() as i32;
-        let code = self
-            .rng
-            .pick(&[Code::Mov_r32_imm32, Code::Add_rm32_imm32, Code::Xor_rm32_imm32]);
+        let code = self.rng.pick(&[
+            Code::Mov_r32_imm32,
+            Code::Add_rm32_imm32,
+            Code::Xor_rm32_imm32,
+        ]);
         let i = Instruction::with2(code, r, v).unwrap();
         assert!(self.put(i));
         self.markers.push(l);
@@ -1020,7 +1020,11 @@ impl Builder<'_> {
                 self.put(Instruction::with(Code::Swapgs));
             }
             8 => {
-                let code = if self.rng.chance(50) { Code::Stac } else { Code::Clac };
+                let code = if self.rng.chance(50) {
+                    Code::Stac
+                } else {
+                    Code::Clac
+                };
                 self.put(Instruction::with(code));
             }
             9 => {
@@ -1063,7 +1067,11 @@ impl Builder<'_> {
             76..=79 if !self.user => self.supervisor(),
             80..=83 => {
                 // An interrupt asked for, now or when IF is set.
-                let v = if self.rng.chance(25) { 8 } else { self.rng.below(8) };
+                let v = if self.rng.chance(25) {
+                    8
+                } else {
+                    self.rng.below(8)
+                };
                 let i = Instruction::with2(Code::Mov_r8_imm8, Register::AL, v as i32).unwrap();
                 self.put(i);
                 let i = Instruction::with2(Code::Out_imm8_AL, 0x81i32, Register::AL).unwrap();

@@ -99,7 +99,11 @@ fn difference(a: &CpuState, b: &CpuState) -> String {
 
 fn listing(w: &World, p: &Program, from: usize) -> String {
     let mut out = String::new();
-    let start = if from == 0 { p.entry } else { p.syncs[from - 1] };
+    let start = if from == 0 {
+        p.entry
+    } else {
+        p.syncs[from - 1]
+    };
     let end = p.syncs.get(from).copied().unwrap_or(!0);
     let mut code = vec![0; (CODE_PAGES << 12) as usize];
     w.ram.read(mem::Gpa(CODE_AT), &mut code).unwrap();
@@ -195,7 +199,13 @@ impl Pair {
     }
 
     /// Runs one program on both; the report of a mismatch.
-    fn run(&mut self, rng: &mut Rng, rows: &Rows, watch: &Watch, c: &mut Counts) -> Result<(), String> {
+    fn run(
+        &mut self,
+        rng: &mut Rng,
+        rows: &Rows,
+        watch: &Watch,
+        c: &mut Counts,
+    ) -> Result<(), String> {
         let program = generate::program(rng, rows, self.user, self.moving);
         let mut state = self.interp.start(rng);
         state.rip = program.base + program.entry;
@@ -297,7 +307,9 @@ impl Pair {
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|n| n.parse().expect("a number"))
+    std::env::var(name)
+        .ok()
+        .map(|n| n.parse().expect("a number"))
 }
 
 #[test]
@@ -314,7 +326,9 @@ fn the_translator_does_what_the_interpreter_does() {
         let mut pair = Pair::new(rng.chance(40));
         for n in 0..3 {
             if let Err(report) = pair.run(&mut rng, &rows, &watch, &mut c) {
-                println!("seed {seed}, program {n}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n");
+                println!(
+                    "seed {seed}, program {n}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n"
+                );
                 failures.push(seed);
                 break;
             }
