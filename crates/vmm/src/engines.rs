@@ -53,8 +53,8 @@ struct Unusable {
     problem: String,
     way_out: String,
     speed: Option<Speed>,
-    /// The engine all the same, if the user insists.
-    forced: Option<Box<dyn Engine>>,
+    /// The engine can be had all the same, if the user insists.
+    forcible: Option<fn() -> Option<Box<dyn Engine>>>,
 }
 
 type Opened = Result<(Box<dyn Engine>, Option<Speed>), Unusable>;
@@ -103,7 +103,7 @@ fn open_bt() -> Opened {
             problem: why.to_string(),
             way_out: "use --engine interp".into(),
             speed: None,
-            forced: None,
+            forcible: None,
         }),
     }
 }
@@ -114,22 +114,26 @@ fn open_kvm() -> Opened {
             problem: e.to_string(),
             way_out: e.way_out().into(),
             speed: None,
-            forced: None,
+            forcible: None,
         })
     };
-    // The engine that is measured is spent: its machine has the probe's memory.
-    let speed = match measure(&open()?, 40_000, 10) {
+    let forced = || Some(Box::new(KvmEngine::open().ok()?) as Box<dyn Engine>);
+    // The engine that is measured is spent: its machine has the probe's memory. The kernel may
+    // take tens of milliseconds to take the machine down, for which nobody need wait.
+    let spent = open()?;
+    let speed = measure(&spent, 40_000, 10);
+    std::thread::spawn(move || drop(spent));
+    let speed = match speed {
         Ok(speed) => speed,
         Err(why) => {
             return Err(Unusable {
                 problem: format!("/dev/kvm does not run a loop: {why}"),
                 way_out: "use another engine; see the kernel's log".into(),
                 speed: None,
-                forced: open().ok().map(|e| Box::new(e) as Box<dyn Engine>),
+                forcible: Some(forced),
             });
         }
     };
-    let engine = Box::new(open()?);
     if speed.is_trap() {
         return Err(Unusable {
             problem: format!(
@@ -138,10 +142,10 @@ fn open_kvm() -> Opened {
             ),
             way_out: "use another engine; KVM needs hardware virtualization below (nested, in a virtual machine)".into(),
             speed: Some(speed),
-            forced: Some(engine),
+            forcible: Some(forced),
         });
     }
-    Ok((engine, Some(speed)))
+    Ok((Box::new(open()?), Some(speed)))
 }
 
 /// The engine for a machine, and why it is this one. `counting`: the machine's clock counts
@@ -186,22 +190,16 @@ pub(crate) fn choose(
                 return Ok((engine, reason));
             }
             (Err(no), true) => rejected.push(format!("{name}: {}", no.problem)),
-            (Err(no), false) => match no.forced {
-                Some(engine) if force => {
+            (Err(no), false) => {
+                if force && let Some(engine) = no.forcible.and_then(|open| open()) {
                     return Ok((engine, format!("forced although {}", no.problem)));
                 }
-                forced => {
-                    let force = if forced.is_some() {
-                        ", or give --force"
-                    } else {
-                        ""
-                    };
-                    return Err(UserError::new(
-                        format_args!("--engine {name}: {}", no.problem),
-                        format_args!("{}{force}", no.way_out),
-                    ));
-                }
-            },
+                let force = no.forcible.map_or("", |_| ", or give --force");
+                return Err(UserError::new(
+                    format_args!("--engine {name}: {}", no.problem),
+                    format_args!("{}{force}", no.way_out),
+                ));
+            }
         }
     }
     unreachable!("every choice has a candidate, and the interpreter always opens")

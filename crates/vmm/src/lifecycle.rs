@@ -23,7 +23,7 @@ use machine::trace::{Kinds, Sink, Trace};
 use machine::{End, Host, Machine, lock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -186,8 +186,9 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         trace,
     );
     let machine = Arc::new(machine.map_err(UserError)?);
-    if config.engine == EngineChoice::Auto && engine.name() != "kvm" && !counting {
-        tracing::info!("engine {}: {engine_reason}", engine.name());
+    // For whoever watches; scripts find it in --stats.
+    if config.engine == EngineChoice::Auto && std::io::stderr().is_terminal() {
+        host.event(format!("engine {}: {engine_reason}", engine.name()));
     }
     if !lacks.is_empty() {
         host.event(format!(
