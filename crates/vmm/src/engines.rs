@@ -244,8 +244,8 @@ const EXITS: [u8; 8] = [0xe6, TICK, 0xff, 0xc9, 0x75, 0xfa, 0xe6, END];
 const SPIN_AT: u64 = 0x8000;
 const EXITS_AT: u64 = 0x9000;
 
-/// Rounds of a loop that end in a few milliseconds even where ring 0 is emulated.
-const FEW: u32 = 2_000;
+/// Rounds of a loop that end in a millisecond even where ring 0 is emulated.
+const FEW: u32 = 500;
 
 /// Measures an engine with loops of `many` rounds (a few, if they show it to be slow) and `exits`
 /// port writes: 64-bit code under paging, as a kernel runs, and the same in ring 3. The engine's
@@ -279,7 +279,7 @@ fn measure(engine: &dyn Engine, many: u32, exits: u32) -> Result<Speed, String> 
         let mut turns = FEW;
         let mut time = run(ring, SPIN_AT, turns)? - empty;
         // Fast enough to be asked for more, which drowns the cost of getting there.
-        if time < 5e-4 {
+        if time < 1e-4 {
             turns = many;
             time = run(ring, SPIN_AT, turns)? - empty;
         }
