@@ -103,7 +103,7 @@ fn trace(to: Option<&TraceTo>) -> Result<Trace, UserError> {
         return Ok(Trace::new(Kinds::default(), None));
     };
     let sink: Sink = match file {
-        None => Box::new(|line| say(line)),
+        None => Box::new(say),
         Some(path) => {
             let file = fs::File::create(path).map_err(|e| {
                 UserError::new(
