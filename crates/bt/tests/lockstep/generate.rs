@@ -24,6 +24,11 @@ pub struct Program {
     pub entry: u64,
 }
 
+thread_local! {
+    /// An address of this process that programs try to reach; 0 for none.
+    pub static HOST: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 type Label = usize;
 
 #[derive(Clone, Copy)]
@@ -380,6 +385,10 @@ impl Builder<'_> {
     /// Where data may be, `size` bytes of it.
     fn address(&mut self, size: u64) -> u64 {
         let rng = &mut *self.rng;
+        let host = HOST.get();
+        if host != 0 && rng.chance(20) {
+            return host + rng.below(0x8000);
+        }
         let base = rng.pick(&[DATA, DATA, DATA_LOW]);
         let size = size.max(1);
         let align = size.next_power_of_two().min(64);

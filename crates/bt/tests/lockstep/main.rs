@@ -344,3 +344,34 @@ fn the_translator_does_what_the_interpreter_does() {
     );
     assert!(failures.is_empty(), "seeds that differ: {failures:?}");
 }
+
+#[test]
+fn guests_reach_nothing_of_this_process_and_no_page_is_writable_and_executable() {
+    let canary = vec![0x5au8; 0x1_0000];
+    let local = 0x5a5a_5a5a_u64;
+    let rows = Rows::new();
+    let watch = Watch::new();
+    let mut c = Counts::default();
+    for seed in 0..60 {
+        // The heap, the stack, the program's code.
+        let code = number as *const () as u64;
+        let aims = [canary.as_ptr() as u64, &raw const local as u64, code];
+        generate::HOST.set(aims[seed as usize % 3]);
+        let mut rng = Rng::new(1 << 40 | seed);
+        let mut pair = Pair::new(rng.chance(50));
+        for _ in 0..2 {
+            if let Err(report) = pair.run(&mut rng, &rows, &watch, &mut c) {
+                panic!("seed {seed}: {report}");
+            }
+        }
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        for line in maps.lines() {
+            let rights = line.split_whitespace().nth(1).unwrap();
+            assert!(!(rights.contains('w') && rights.contains('x')), "{line}");
+        }
+    }
+    generate::HOST.set(0);
+    assert!(canary.iter().all(|b| *b == 0x5a));
+    assert_eq!(local, 0x5a5a_5a5a);
+    assert!(c.exceptions > 100);
+}
