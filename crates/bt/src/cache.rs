@@ -129,17 +129,6 @@ impl CodeCache {
             core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
-
-    /// The bytes at a host address, for the listing.
-    pub fn bytes(&self, host: u64, len: usize) -> &[u8] {
-        let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
-        assert!(
-            at <= self.used && len <= self.used - at,
-            "listing outside the code cache"
-        );
-        // SAFETY: inside the mapping, as just checked; the borrow keeps writers out.
-        unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), len) }
-    }
 }
 
 impl Drop for CodeCache {

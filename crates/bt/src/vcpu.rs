@@ -900,8 +900,9 @@ impl BtVcpu {
         area.kernel_ss = area.kernel_cs + 8;
         // A selector that no frame holds, until ring 3 was seen with flat segments.
         let known = self.user_segments.is_usual(s);
-        area.user_cs = if known { (star >> 48) + 16 | 3 } else { !0 };
-        area.user_ss = (star >> 48) + 8 | 3;
+        let (user_cs, user_ss) = user_selectors(star);
+        area.user_cs = if known { user_cs } else { !0 };
+        area.user_ss = user_ss;
         area.lstar = s.msr.lstar;
         area.cs = s.seg[usize::from(seg::CS)].selector.into();
         area.ss = s.seg[usize::from(seg::SS)].selector.into();
@@ -1040,19 +1041,22 @@ impl UserSegments {
         let now = (s.gdtr, s.msr.star);
         if s.cpl == 3 && self.seen != Some(now) {
             let (cs, ss) = (&s.seg[usize::from(seg::CS)], &s.seg[usize::from(seg::SS)]);
-            let star = s.msr.star >> 48;
+            let selectors = (cs.selector.into(), ss.selector.into());
             let flat = cs.attributes == Attributes(0xafb)
                 && ss.attributes == Attributes(0xcf3)
                 && (cs.limit, ss.limit, cs.base, ss.base) == (!0, !0, 0, 0);
-            if flat
-                && u64::from(cs.selector) == star + 16 | 3
-                && u64::from(ss.selector) == star + 8 | 3
-            {
+            if flat && selectors == user_selectors(s.msr.star) {
                 self.seen = Some(now);
             }
         }
         self.seen == Some(now)
     }
+}
+
+/// The selectors of CS and SS that SYSRET loads for 64-bit code.
+fn user_selectors(star: u64) -> (u64, u64) {
+    let base = star >> 48;
+    ((base + 16) | 3, (base + 8) | 3)
 }
 
 fn broken(what: &str) -> Stop {
