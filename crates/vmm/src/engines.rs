@@ -54,9 +54,11 @@ struct Unusable {
     way_out: String,
     speed: Option<Speed>,
     /// The engine can be had all the same, if the user insists.
-    forcible: Option<fn() -> Option<Box<dyn Engine>>>,
+    forcible: Option<Forced>,
 }
 
+/// Opens an engine that the probe advises against.
+type Forced = fn() -> Option<Box<dyn Engine>>;
 type Opened = Result<(Box<dyn Engine>, Option<Speed>), Unusable>;
 
 /// An engine by name, how it is opened, and whether it can follow a clock that counts
