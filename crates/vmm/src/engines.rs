@@ -86,7 +86,7 @@ const CANDIDATES: &[Candidate] = &[
         name: "bt",
         choice: EngineChoice::Bt,
         open: open_bt,
-        counts: true,
+        counts: false,
         // Until it runs everything the interpreter runs.
         auto: false,
     },

@@ -37,9 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Physical pages that are not compared: stacks of handlers, page tables.
 const UNSEEN: std::ops::Range<u64> = 0xa000..0x4_0000;
 
+/// A processor that is to return, and by when.
+type Watched = Option<(Instant, Arc<Signals>)>;
+
 /// Asks a processor that does not arrive to return.
 #[derive(Clone, Default)]
-struct Watch(Arc<Mutex<Option<(Instant, Arc<Signals>)>>>);
+struct Watch(Arc<Mutex<Watched>>);
 
 impl Watch {
     fn new() -> Watch {

@@ -439,7 +439,7 @@ impl World {
                 (0, P | W | U),
                 (1, P | U),
                 (4, P | W),
-                (RAM * 16 - DATA_AT >> 12, P | W | U),
+                ((RAM * 16 - DATA_AT) >> 12, P | W | U),
                 (5, P | W | U),
                 (0, 0),
             ];
