@@ -317,7 +317,8 @@ impl Native {
             core::sync::atomic::compiler_fence(Ordering::SeqCst);
             RUNNING.store(false, Ordering::Relaxed);
             if SIGNALLED.load(Ordering::Relaxed) {
-                let found = &*&raw const FOUND;
+                let at = &raw const FOUND;
+                let found = &*at;
                 let g = |n: i32| found.gregs[n as usize] as u64;
                 use libc::*;
                 registers.gpr = [
