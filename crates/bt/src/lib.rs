@@ -18,9 +18,11 @@ pub mod area;
 mod block;
 mod cache;
 mod emit;
+mod engine;
 mod entry;
 mod signal;
 mod translate;
 mod vcpu;
 
-pub use vcpu::{BtVcpu, Stats, Translation};
+pub use engine::Translation;
+pub use vcpu::{BtVcpu, Stats};

@@ -5,15 +5,16 @@
 use crate::area::{Area, BranchEntry, TLB_ENTRIES, TlbEntry, View, branch_slot};
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
+use crate::engine::{Peer, Peers, native};
 use crate::entry::{self, FxImage};
 use crate::signal;
 use crate::translate::{Source, Translator, exits, reason};
-use iced_x86::{Code, CpuidFeature};
+use iced_x86::Code;
 use mem::{GuestMemory, RamOffset};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use x86::cpuid::CpuModel;
 use x86::exec::{Exec, attention};
 use x86::flags::Flags;
@@ -21,7 +22,7 @@ use x86::interp::InterpVcpu;
 use x86::mmu::{Access, History, Place, Rights};
 use x86::softfloat::F80;
 use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, cr4, efer, rflags, seg};
-use x86::{Bus, Counters, CpuState, Engine, Signals, StateError, Stop, Vcpu};
+use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, Vcpu};
 
 /// The flags that live in the host's RFLAGS while translated code runs.
 pub(crate) const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
@@ -52,80 +53,6 @@ type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 const SPACES: usize = 6;
 /// Single-page flushes remembered one by one, for the address spaces that were away.
 const RECENT: usize = 64;
-
-/// What the processors of one machine share: who is in translated code, and how often a page has
-/// begun to hold code.
-#[derive(Default)]
-struct Peers {
-    /// Held from the mark of a page until nobody can write to it past the mark: whoever finds a
-    /// page marked under this lock may read its code.
-    marking: Mutex<()>,
-    /// Grows when a page becomes a code page: write entries for it must go.
-    marks: AtomicU64,
-    members: Mutex<Vec<Arc<Peer>>>,
-}
-
-struct Peer {
-    signals: Arc<Signals>,
-    /// In translated code, or about to be.
-    inside: AtomicBool,
-    /// The value of `marks` for which the write tables have been emptied.
-    seen: AtomicU64,
-}
-
-/// The translator as an engine.
-pub struct Translation {
-    peers: Mutex<Vec<(std::sync::Weak<GuestMemory>, Arc<Peers>)>>,
-}
-
-impl Translation {
-    /// The engine, if this host can run it.
-    pub fn new() -> Result<Translation, String> {
-        for (name, has) in [
-            ("AVX", std::is_x86_feature_detected!("avx")),
-            ("BMI2", std::is_x86_feature_detected!("bmi2")),
-        ] {
-            if !has {
-                return Err(format!(
-                    "the translator's code needs {name}, which this processor lacks; use --engine interp"
-                ));
-            }
-        }
-        Ok(Translation {
-            peers: Mutex::default(),
-        })
-    }
-
-    fn peers(&self, memory: &Arc<GuestMemory>) -> Arc<Peers> {
-        let mut all = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(m, _)| m.strong_count() > 0);
-        let known = all
-            .iter()
-            .find(|(m, _)| std::ptr::eq(m.as_ptr(), Arc::as_ptr(memory)));
-        if let Some((_, peers)) = known {
-            return peers.clone();
-        }
-        let peers = Arc::new(Peers::default());
-        all.push((Arc::downgrade(memory), peers.clone()));
-        peers
-    }
-}
-
-impl Engine for Translation {
-    fn name(&self) -> &'static str {
-        "bt"
-    }
-    fn vcpu(
-        &self,
-        id: u32,
-        model: &CpuModel,
-        memory: Arc<GuestMemory>,
-        signals: Arc<Signals>,
-    ) -> Result<Box<dyn Vcpu>, String> {
-        let peers = self.peers(&memory);
-        Ok(Box::new(BtVcpu::new(id, model, memory, signals, peers)?))
-    }
-}
 
 /// One processor that runs by translation.
 pub struct BtVcpu {
@@ -210,7 +137,7 @@ pub struct Stats {
 }
 
 impl BtVcpu {
-    fn new(
+    pub(crate) fn new(
         id: u32,
         model: &CpuModel,
         memory: Arc<GuestMemory>,
@@ -1076,49 +1003,6 @@ fn view(x: &Exec<'_>) -> View {
         View::KernelUser
     } else {
         View::Kernel
-    }
-}
-
-/// True if the host has a feature that copied instructions need.
-fn native(feature: CpuidFeature) -> bool {
-    use CpuidFeature as F;
-    use std::is_x86_feature_detected as has;
-    match feature {
-        F::INTEL8086
-        | F::INTEL186
-        | F::INTEL286
-        | F::INTEL386
-        | F::INTEL486
-        | F::X64
-        | F::CMOV
-        | F::CX8
-        | F::FPU
-        | F::FPU287
-        | F::FPU387
-        | F::MMX
-        | F::SSE
-        | F::SSE2
-        | F::MULTIBYTENOP
-        | F::PAUSE => true,
-        F::CMPXCHG16B => has!("cmpxchg16b"),
-        F::SSE3 => has!("sse3"),
-        F::SSSE3 => has!("ssse3"),
-        F::SSE4_1 => has!("sse4.1"),
-        F::SSE4_2 => has!("sse4.2"),
-        F::POPCNT => has!("popcnt"),
-        F::LZCNT => has!("lzcnt"),
-        F::MOVBE => has!("movbe"),
-        F::BMI1 => has!("bmi1"),
-        F::BMI2 => has!("bmi2"),
-        F::ADX => has!("adx"),
-        F::AES => has!("aes"),
-        F::PCLMULQDQ => has!("pclmulqdq"),
-        F::SHA => has!("sha"),
-        F::AVX => has!("avx"),
-        F::AVX2 => has!("avx2"),
-        F::FMA => has!("fma"),
-        F::F16C => has!("f16c"),
-        _ => false,
     }
 }
 

@@ -1,0 +1,173 @@
+//! Where a block goes on: linked jumps inside the page, the branch table for all others, and the
+//! poll for interrupts.
+
+use super::{Address, Building, field, stolen};
+use crate::area::{Area, View};
+use crate::block::Kind;
+use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
+use iced_x86::{Decoder, Instruction, OpKind};
+use x86::mmu::Access;
+
+impl Building<'_, '_> {
+    pub(super) fn push_return(&mut self, offset: u64) {
+        self.check(Address::Stack(RSP, -8), Access::Write, 8);
+        self.asm.lea(R11, Mem::sum(R10, R11));
+        self.linear(R10, offset);
+        self.asm.store(Mem::base(R11, 0), R10);
+        self.asm.lea(RSP, Mem::base(RSP, -8));
+    }
+
+    /// The target of an indirect branch into R11.
+    pub(super) fn target(&mut self, i: &Instruction) {
+        if i.op0_kind() == OpKind::Memory {
+            self.check(Address::Operand(*i), Access::Read, 8);
+            self.asm.load(R11, Mem::sum(R10, R11));
+            return;
+        }
+        match stolen(i.op0_register()) {
+            Some(home) => self.asm.load(R11, Mem::gs(Area::home(home))),
+            None => self.asm.mov(R11, i.op0_register().number() as u8),
+        }
+    }
+
+    /// Goes on at the RIP in R11 by way of a view's branch table, without touching flags.
+    pub(super) fn indirect(&mut self, view: View) {
+        self.indirect_from(view, None);
+    }
+
+    /// The same; `moved` is what an indirect branch has added to RSP, for its exception if that
+    /// RIP is not canonical.
+    pub(super) fn indirect_from(&mut self, view: View, moved: Option<i32>) {
+        let table = Area::branch_table(view);
+        self.asm.store(field::rip, R11);
+        self.asm.store(field::spill, RCX);
+        self.asm.pext_gs(R10, R11, field::BRANCH_MASK);
+        self.asm.lea(R10, Mem::sum(R10, R10));
+        self.asm.load(RCX, Mem::gs_index8(R10, table));
+        self.asm.lea(RCX, Mem::sum(RCX, R11));
+        // Pins that are up make the sum wrong: added eightfold they are a small multiple of eight,
+        // and the difference of two RIPs in one slot is less than eight or more than the table.
+        self.asm.load(R11, field::pins);
+        self.asm.load32(R11, Mem::base(R11, 0));
+        self.asm.pext_gs(R11, R11, field::PIN_MASK);
+        let sum = Mem {
+            base: Some(RCX),
+            index: Some((R11, 3)),
+            disp: 0,
+            gs: false,
+        };
+        self.asm.lea(RCX, sum);
+        let hit = self.asm.jrcxz();
+        self.asm.load(RCX, field::spill);
+        let exit = match moved {
+            Some(moved) => {
+                let site = self.site(Kind::Branch { moved });
+                self.asm.lea(RSP, Mem::base(RSP, -moved));
+                self.asm.mov_imm(R10, site.into());
+                self.t.exits.branch
+            }
+            None => self.t.exits.look_up,
+        };
+        self.asm.jmp_to(exit);
+        self.asm.bind(hit);
+        self.asm.load(RCX, field::spill);
+        self.asm.jmp_mem(Mem::gs_index8(R10, table + 8));
+    }
+
+    /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it
+    /// is mapped exactly as long as this block is.
+    pub(super) fn is_near(&self, target: u64) -> bool {
+        if target >> 12 != 0 {
+            return false;
+        }
+        // Not if what is there may end in the next page, which has a mapping of its own.
+        let bytes = &self.source.page[target as usize..];
+        bytes.len() >= 15
+            || !Decoder::with_ip(64, bytes, target, iced_x86::DecoderOptions::NONE)
+                .decode()
+                .is_invalid()
+    }
+
+    /// Goes on at a constant RIP.
+    pub(super) fn go(&mut self, target: u64) {
+        if !self.is_near(target) {
+            self.linear(R11, target);
+            self.indirect(self.source.view);
+            return;
+        }
+        if target <= self.rip || self.shadow {
+            self.poll(target);
+        }
+        let hole = self.asm.jmp();
+        self.link(hole, target);
+    }
+
+    /// Makes a jump's first destination: an exit that asks to be linked.
+    pub(super) fn link(&mut self, hole: Hole, target: u64) {
+        let (Hole::Near(at) | Hole::Short(at)) = hole;
+        let patch = self.asm.origin + at as u64;
+        let unlinked = self.asm.here().wrapping_sub(patch + 4) as i32;
+        let site = self.site(Kind::Link {
+            target: target as u16,
+            patch: (patch - self.source.cache) as u32,
+            unlinked,
+        });
+        self.asm.bind(hole);
+        self.asm.mov_imm(R10, site.into());
+        let exit = self.t.exits.link;
+        self.asm.jmp_to(exit);
+    }
+
+    /// Leaves, to go on at `target`, if pins are up.
+    pub(super) fn poll(&mut self, target: u64) {
+        self.asm.store(field::spill, RCX);
+        self.asm.load(RCX, field::pins);
+        self.asm.load32(RCX, Mem::base(RCX, 0));
+        self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
+        let quiet = self.asm.jrcxz();
+        self.asm.load(RCX, field::spill);
+        self.linear(R11, target);
+        self.asm.store(field::rip, R11);
+        let exit = self.t.exits.look_up;
+        self.asm.jmp_to(exit);
+        self.asm.bind(quiet);
+        self.asm.load(RCX, field::spill);
+    }
+
+    pub(super) fn conditional(&mut self, i: &Instruction) {
+        let condition = condition_number(i);
+        let target = i.near_branch_target();
+        let taken = self.asm.jcc(condition);
+        if self.is_near(target) && target > self.rip && !self.shadow {
+            self.go(i.next_ip());
+            self.link(taken, target);
+            return;
+        }
+        self.go(i.next_ip());
+        self.asm.bind(taken);
+        self.go(target);
+    }
+}
+
+/// The condition of a Jcc as in its opcode.
+fn condition_number(i: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match i.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}

@@ -1,0 +1,236 @@
+//! What is done with an instruction, and which flags are needed where.
+
+use super::{Class, FLAGS, Source, Translator};
+use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use x86::exec::Exec;
+use x86::state::cr4;
+use x86::table::{self, Privilege, Sensitivity};
+
+impl Translator {
+    pub(super) fn class(&self, x: &Exec<'_>, i: &Instruction) -> Class {
+        let Some(row) = table::row(i.code()) else {
+            return Class::Interpret;
+        };
+        let handler = x86::insn::handler(x, i);
+        if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
+            return Class::Interpret;
+        }
+        if let Some(class) = sensitive(x, i) {
+            return class;
+        }
+        match i.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => return Class::Jump,
+            FlowControl::ConditionalBranch if i.is_jcc_short_or_near() => {
+                return Class::Conditional;
+            }
+            FlowControl::Call if i.is_call_near() => return Class::Call,
+            FlowControl::IndirectBranch if i.code() == Code::Jmp_rm64 => {
+                return Class::JumpIndirect;
+            }
+            FlowControl::IndirectCall if i.code() == Code::Call_rm64 => {
+                return Class::CallIndirect;
+            }
+            FlowControl::Return if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => {
+                return Class::Return;
+            }
+            _ => return Class::Interpret,
+        }
+        if row.privilege != Privilege::Any || row.sensitivity != Sensitivity::Innocuous {
+            return Class::Interpret;
+        }
+        match i.code() {
+            Code::Push_r64 | Code::Pushq_imm32 | Code::Pushq_imm8 => return Class::Push,
+            Code::Push_rm64 => return Class::Push,
+            Code::Pop_r64 => return Class::Pop,
+            Code::Leaveq => return Class::Leave,
+            Code::Pause => return Class::Plain,
+            Code::Bt_rm64_r64 | Code::Bts_rm64_r64 | Code::Btr_rm64_r64 | Code::Btc_rm64_r64
+                if i.op0_kind() == OpKind::Memory && i.memory_base() != Register::EIP =>
+            {
+                return Class::BitString;
+            }
+            Code::Bt_rm16_r16
+            | Code::Bt_rm32_r32
+            | Code::Bt_rm64_r64
+            | Code::Bts_rm16_r16
+            | Code::Bts_rm32_r32
+            | Code::Bts_rm64_r64
+            | Code::Btr_rm16_r16
+            | Code::Btr_rm32_r32
+            | Code::Btr_rm64_r64
+            | Code::Btc_rm16_r16
+            | Code::Btc_rm32_r32
+            | Code::Btc_rm64_r64
+                if i.op0_kind() == OpKind::Memory =>
+            {
+                return Class::Interpret;
+            }
+            _ => {}
+        }
+        match i.mnemonic() {
+            Mnemonic::Nop
+            | Mnemonic::Endbr64
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2 => return Class::Nothing,
+            Mnemonic::Lea if i.memory_base() != Register::EIP => return Class::Lea,
+            Mnemonic::Lea => return Class::Interpret,
+            // Implicit or partial memory operands, and images that hold host addresses.
+            Mnemonic::Xlatb
+            | Mnemonic::Maskmovq
+            | Mnemonic::Maskmovdqu
+            | Mnemonic::Vmaskmovdqu
+            | Mnemonic::Vmaskmovps
+            | Mnemonic::Vmaskmovpd
+            | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq
+            | Mnemonic::Fldenv
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fsave
+            | Mnemonic::Frstor
+            | Mnemonic::Clflush
+            | Mnemonic::Clflushopt
+            | Mnemonic::Clwb => return Class::Interpret,
+            _ => {}
+        }
+        let known = i.code().cpuid_features().iter().all(|&f| (self.native)(f));
+        if !known || i.is_stack_instruction() || i.is_save_restore_instruction() || i.is_vsib() {
+            return Class::Interpret;
+        }
+        let mut memory = false;
+        for k in 0..i.op_count() {
+            match i.op_kind(k) {
+                // EIP-relative: rare enough.
+                OpKind::Memory if i.memory_base() == Register::EIP => return Class::Interpret,
+                OpKind::Memory => memory = true,
+                OpKind::Register => {
+                    let r = i.op_register(k);
+                    if r.is_segment_register() || r.is_cr() || r.is_dr() {
+                        return Class::Interpret;
+                    }
+                }
+                OpKind::MemorySegSI
+                | OpKind::MemorySegESI
+                | OpKind::MemorySegRSI
+                | OpKind::MemorySegDI
+                | OpKind::MemorySegEDI
+                | OpKind::MemorySegRDI
+                | OpKind::MemoryESDI
+                | OpKind::MemoryESEDI
+                | OpKind::MemoryESRDI => return Class::Interpret,
+                _ => {}
+            }
+        }
+        if memory { Class::Memory } else { Class::Plain }
+    }
+
+    /// The flags that what follows the block may read.
+    pub(super) fn live_after(
+        &self,
+        x: &Exec<'_>,
+        s: &Source<'_>,
+        last: &Instruction,
+        class: Class,
+    ) -> u32 {
+        match class {
+            Class::Jump | Class::Call => self.peek(x, s, last.near_branch_target()),
+            Class::Conditional => {
+                self.peek(x, s, last.near_branch_target()) | self.peek(x, s, last.next_ip())
+            }
+            Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => FLAGS,
+            Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => FLAGS,
+            _ => self.peek(x, s, last.next_ip()),
+        }
+    }
+
+    /// Looks at a few instructions at `rip` in the same page: which flags may they read?
+    pub(super) fn peek(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
+        if rip >> 12 != 0 {
+            return FLAGS;
+        }
+        let bytes = &source.page[(rip & 0xfff) as usize..];
+        let mut decoder = Decoder::with_ip(64, bytes, rip, x.model.decoder_options());
+        let (mut read, mut open) = (0, FLAGS);
+        for _ in 0..10 {
+            if !decoder.can_decode() {
+                break;
+            }
+            let i = decoder.decode();
+            let class = self.class(x, &i);
+            if class.ends() || i.flow_control() != FlowControl::Next {
+                break;
+            }
+            if class == Class::PushFlags {
+                return FLAGS;
+            }
+            read |= i.rflags_read() & open;
+            open &= !kills(&i);
+            if open == 0 {
+                return read;
+            }
+        }
+        read | open
+    }
+}
+
+/// The sensitive instructions that are replaced by code of ours.
+pub(super) fn sensitive(x: &Exec<'_>, i: &Instruction) -> Option<Class> {
+    let ring = x.s.cpl;
+    Some(match i.code() {
+        Code::Pushfq => Class::PushFlags,
+        Code::Popfq if ring == 0 || ring == 3 => Class::PopFlags,
+        Code::Cli if ring == 0 => Class::Cli,
+        Code::Sti if ring == 0 => Class::Sti,
+        Code::Swapgs if ring == 0 => Class::SwapGs,
+        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+            if ring == 0
+                && i.op0_kind() == OpKind::Register
+                && matches!(
+                    i.op1_register(),
+                    Register::CS | Register::SS | Register::DS | Register::ES
+                ) =>
+        {
+            Class::Selector
+        }
+        Code::Stac | Code::Clac if ring == 0 && x.s.cr4 & cr4::SMAP != 0 => Class::UserAccess,
+        Code::Syscall if ring == 3 => Class::Syscall,
+        Code::Sysretq if ring == 0 => Class::Sysret,
+        Code::Iretq if ring == 0 => Class::Iret,
+        _ => return None,
+    })
+}
+
+/// The flags an instruction certainly overwrites.
+pub(super) fn kills(i: &Instruction) -> u32 {
+    match i.mnemonic() {
+        Mnemonic::Popfq | Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
+        // A count of zero leaves all flags alone.
+        Mnemonic::Shl
+        | Mnemonic::Shr
+        | Mnemonic::Sar
+        | Mnemonic::Sal
+        | Mnemonic::Rol
+        | Mnemonic::Ror
+        | Mnemonic::Rcl
+        | Mnemonic::Rcr
+        | Mnemonic::Shld
+        | Mnemonic::Shrd => 0,
+        _ => i.rflags_modified() & FLAGS,
+    }
+}
+
+pub(super) fn flags_before(i: &Instruction, class: Class, after: u32) -> u32 {
+    if class == Class::Interpret {
+        return FLAGS;
+    }
+    if matches!(class, Class::PushFlags | Class::Syscall) {
+        return FLAGS;
+    }
+    i.rflags_read() & FLAGS | after & !kills(i)
+}
