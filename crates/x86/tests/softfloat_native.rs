@@ -485,7 +485,7 @@ macro_rules! compare {
                 let (a, csr) = (<$t>::random(&mut r), r.mxcsr());
                 let b: $t = related(&mut r, a, a as u64);
                 let rflags: u64;
-                let native = with_mxcsr!(csr, concat!($insn, " {a}, {b}\npushfq\npop {f}"), a = in(xmm_reg) a.float(), b = in(xmm_reg) b.float(), f = lateout(reg) rflags);
+                let native = with_mxcsr!(csr, concat!($insn, " {a}, {b}\npushfq\npop {f}"), a = in(xmm_reg) a.float(), b = in(xmm_reg) b.float(), f = out(reg) rflags);
                 let relation = match rflags & 0x45 {
                     0 => Relation::Greater,
                     1 => Relation::Less,
