@@ -8,7 +8,9 @@
 //! Guest flags live in the host's flags. The check destroys them, so where they are still needed
 //! (by liveness inside the block and a look into what follows) another check is made that does
 //! not touch them. Flags that nobody reads before they are set again are lost by the short check;
-//! a guest can see that only in the RFLAGS image that a page fault of that very access pushes.
+//! a guest can see that only in the RFLAGS image that an exception pushes before they are set:
+//! #PF, #GP, #DE, #MF, #XM. In the lockstep test's random programs, made to fault, about 23 % of
+//! the frames differ so.
 
 mod branch;
 mod classify;
