@@ -21,6 +21,9 @@ pub fn branch_slot(rip: u64) -> usize {
 /// Pages of the kernel's half that an address space has for itself, remembered one by one.
 const LOCAL_PAGES: usize = 16;
 
+/// What a linear address that must not be used has on top: no page of 32-bit code is there.
+pub const BARRED: u64 = 1 << 40;
+
 /// A TLB entry: the page's linear address negated, so that adding it to an address leaves the
 /// offset in the page, and where the page lies in this process.
 #[repr(C)]
@@ -42,8 +45,8 @@ pub struct BranchEntry {
     pub host: u64,
 }
 
-/// The rights with which data is accessed, each with its own tables: they are part of a block's
-/// mode, so the displacement is a constant of its code.
+/// The rights with which data is accessed and the size of code, each with its own tables: they
+/// are part of a block's mode, so the displacement is a constant of its code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum View {
     /// CPL 0–2 without access to user pages where SMAP forbids it.
@@ -52,6 +55,44 @@ pub enum View {
     KernelUser = 1,
     /// CPL 3.
     User = 2,
+    /// As [`View::Kernel`], 32-bit code.
+    Kernel32 = 3,
+    /// As [`View::KernelUser`], 32-bit code.
+    KernelUser32 = 4,
+    /// As [`View::User`], 32-bit code.
+    User32 = 5,
+}
+
+/// How many views there are.
+pub const VIEWS: usize = 6;
+
+impl View {
+    /// CPL 3.
+    pub fn is_user(self) -> bool {
+        matches!(self, View::User | View::User32)
+    }
+    /// 32-bit code: addresses and RIP wrap at 4 GiB.
+    pub fn is_32bit(self) -> bool {
+        matches!(self, View::Kernel32 | View::KernelUser32 | View::User32)
+    }
+    /// Size of the view's code, 32 or 64.
+    pub fn bits(self) -> u32 {
+        if self.is_32bit() { 32 } else { 64 }
+    }
+    /// The supervisor's view of the same code size, with EFLAGS.AC as given.
+    pub fn with_access(self, allowed: bool) -> View {
+        match (self.is_32bit(), allowed) {
+            (false, false) => View::Kernel,
+            (false, true) => View::KernelUser,
+            (true, false) => View::Kernel32,
+            (true, true) => View::KernelUser32,
+        }
+    }
+    /// True if `linear` is in the half of the address space that kernels take for themselves.
+    fn is_upper(self, linear: u64) -> bool {
+        let top = if self.is_32bit() { 31 } else { 63 };
+        linear >> top & 1 != 0
+    }
 }
 
 /// One view's tables.
@@ -128,6 +169,10 @@ pub struct Area {
     pub ds: u64,
     /// See `ds`.
     pub es: u64,
+    /// See `ds`.
+    pub fs: u64,
+    /// See `ds`.
+    pub gs: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
     /// The host's stack pointer.
@@ -138,6 +183,11 @@ pub struct Area {
     pub fs_base: u64,
     /// GS base of the guest.
     pub gs_base: u64,
+    /// Added to an address by way of FS in 32-bit code: zero, or [`BARRED`] where the segment does
+    /// not reach all of the address space for reading and writing, so that the access misses.
+    pub fs_bar: u64,
+    /// The same for GS.
+    pub gs_bar: u64,
     /// Bits of a TLB index in a linear address, for PEXT.
     pub tlb_mask: u64,
     /// Bits of a branch index in a RIP, for PEXT.
@@ -155,7 +205,7 @@ pub struct Area {
     /// The part of the mode that all views share, when the branch tables were filled.
     pub control: u64,
     /// The privilege level plus one for which each view's branch table was filled; 0: none.
-    pub levels: [u64; 3],
+    pub levels: [u64; VIEWS],
     /// Pages of the kernel's half in the tables that are not global.
     pub local: [u64; LOCAL_PAGES],
     /// How many of `local` are used; more than there are places: too many.
@@ -167,7 +217,7 @@ pub struct Area {
     /// Guest YMM0–YMM15, valid outside translated code.
     pub vector: [[u64; 4]; 16],
     /// One set of tables per view.
-    pub tables: [Tables; 3],
+    pub tables: [Tables; VIEWS],
 }
 
 impl Area {
@@ -223,11 +273,11 @@ impl Area {
         }
     }
 
-    /// Notes that the tables hold something of a page; `global`: it is in every address space.
-    pub fn note(&mut self, linear: u64, global: bool) {
+    /// Notes that a view's tables hold something of a page; `global`: it is in every address space.
+    pub fn note(&mut self, view: View, linear: u64, global: bool) {
         let page = linear >> 12;
         let known = &self.local[..self.locals.min(LOCAL_PAGES)];
-        if (linear as i64) < 0 && !global && !known.contains(&page) {
+        if view.is_upper(linear) && !global && !known.contains(&page) {
             if let Some(place) = self.local.get_mut(self.locals) {
                 *place = page;
             }
@@ -241,11 +291,22 @@ impl Area {
         if from.locals > LOCAL_PAGES {
             return;
         }
+        self.levels = [0; VIEWS];
+        for view in [View::Kernel, View::Kernel32] {
+            if (from.data_used | from.branches_used) & 1 << view as u32 != 0 {
+                self.inherit_view(from, view);
+            }
+        }
+        self.control = from.control;
+    }
+
+    fn inherit_view(&mut self, from: &Area, view: View) {
         let local = &from.local[..from.locals];
-        let (to, kernel) = (&mut self.tables[0], &from.tables[0]);
+        let n = view as usize;
+        let (to, kernel) = (&mut self.tables[n], &from.tables[n]);
         let inherited = |negated: u64, host: u64| {
             let linear = negated.wrapping_neg();
-            (linear as i64) < 0 && host != 0 && !local.contains(&(linear >> 12))
+            view.is_upper(linear) && host != 0 && !local.contains(&(linear >> 12))
         };
         for (mine, theirs) in [(&mut to.read, &kernel.read), (&mut to.write, &kernel.write)] {
             for (to, entry) in mine.iter_mut().zip(theirs) {
@@ -259,10 +320,9 @@ impl Area {
                 *to = *entry;
             }
         }
-        self.data_used |= 1;
-        self.branches_used |= 1;
-        self.control = from.control;
-        self.levels = [from.levels[0], 0, 0];
+        self.data_used |= 1 << n;
+        self.branches_used |= 1 << n;
+        self.levels[n] = from.levels[n];
     }
 
     /// A zeroed area with empty tables, for a processor with its pins at this address.

@@ -185,6 +185,25 @@ impl Asm {
         self.put(&value.to_le_bytes());
     }
 
+    /// `mov [mem], reg32`.
+    pub fn store32(&mut self, mem: Mem, reg: u8) {
+        self.with_mem(None, false, &[0x89], reg, mem);
+    }
+    /// `mov [mem], reg16`.
+    pub fn store16(&mut self, mem: Mem, reg: u8) {
+        self.with_mem(Some(0x66), false, &[0x89], reg, mem);
+    }
+    /// `mov dword [mem], imm32`.
+    pub fn store_imm32(&mut self, mem: Mem, value: i32) {
+        self.with_mem(None, false, &[0xc7], 0, mem);
+        self.put(&value.to_le_bytes());
+    }
+    /// `movzx to32, from16`.
+    pub fn movzx16(&mut self, to: u8, from: u8) {
+        self.put(&[0x40 | (to >> 3) << 2 | from >> 3, 0x0f, 0xb7]);
+        self.bytes.push(0xc0 | (to & 7) << 3 | from & 7);
+    }
+
     /// `mov reg, value` in the shortest form.
     pub fn mov_imm(&mut self, reg: u8, value: u64) {
         let rex_b = reg >> 3;
@@ -246,6 +265,20 @@ impl Asm {
         let byte2 = 0x80 | (!count & 15) << 3 | 2;
         self.put(&[0x65, 0xc4, byte1, byte2, 0xf7]);
         self.modrm(to, Mem::gs(disp));
+    }
+    /// `sarx to32, from32, count32`: no flags.
+    pub fn sarx32(&mut self, to: u8, from: u8, count: u8) {
+        self.vex32(0xf7, to, from, count);
+    }
+    /// `pext to32, from32, mask32`: no flags.
+    pub fn pext32(&mut self, to: u8, from: u8, mask: u8) {
+        self.vex32(0xf5, to, mask, from);
+    }
+    /// An instruction of the map 0F38 with prefix F3 (32 bits): registers `reg`, `rm`, `vvvv`.
+    fn vex32(&mut self, opcode: u8, reg: u8, rm: u8, vvvv: u8) {
+        let byte1 = (!(reg >> 3) & 1) << 7 | 0x40 | (!(rm >> 3) & 1) << 5 | 2;
+        let byte2 = (!vvvv & 15) << 3 | 2;
+        self.put(&[0xc4, byte1, byte2, opcode, 0xc0 | (reg & 7) << 3 | rm & 7]);
     }
     /// `or reg32, imm32`.
     pub fn or_imm32(&mut self, reg: u8, value: u32) {
@@ -404,6 +437,22 @@ mod tests {
             (
                 text(|a| a.sarx_gs(R10, 0x90, R11)),
                 "sarx r10,gs:[90h],r11;",
+            ),
+            (text(|a| a.sarx32(R10, 6, 9)), "sarx r10d,esi,r9d;"),
+            (text(|a| a.pext32(R10, 3, 9)), "pext r10d,ebx,r9d;"),
+            (text(|a| a.movzx16(R11, R11)), "movzx r11d,r11w;"),
+            (text(|a| a.movzx16(R11, 3)), "movzx r11d,bx;"),
+            (
+                text(|a| a.store32(Mem::sum(R10, R11), 6)),
+                "mov [r10+r11],esi;",
+            ),
+            (
+                text(|a| a.store16(Mem::sum(R10, R11), 6)),
+                "mov [r10+r11],si;",
+            ),
+            (
+                text(|a| a.store_imm32(Mem::sum(R10, R11), -2)),
+                "mov dword ptr [r10+r11],0FFFFFFFEh;",
             ),
             (text(|a| a.or_imm32(R11, 0x202)), "or r11d,202h;"),
             (text(|a| a.test_imm32(R11, 0x200)), "test r11d,200h;"),

@@ -14,6 +14,7 @@
 
 mod branch;
 mod classify;
+mod protected;
 mod sensitive;
 
 use crate::area::{Area, View};
@@ -54,7 +55,7 @@ mod field {
         use super::*;
         fields!(page rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
             high high_off high_on ring syscall_bad iret_bad lstar kernel_cs kernel_ss user_cs
-            user_ss cs ss ds es kernel_gs_base host_rsp);
+            user_ss cs ss ds es fs gs fs_bar gs_bar kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
@@ -231,7 +232,8 @@ impl Translator {
         if let Some(joined) = &joined {
             (bytes, longest) = (joined, 1);
         }
-        let mut decoder = Decoder::with_ip(64, bytes, source.rip, x.model.decoder_options());
+        let bits = source.view.bits();
+        let mut decoder = Decoder::with_ip(bits, bytes, source.rip, x.model.decoder_options());
         let mut list: Vec<(Instruction, Class, usize)> = Vec::new();
         while list.len() < longest && decoder.can_decode() {
             let at = decoder.position();
@@ -400,6 +402,11 @@ impl Building<'_, '_> {
 
     /// Translates one instruction; true if the block ends with it.
     fn instruction(&mut self, i: &Instruction, class: Class, bytes: &[u8]) -> bool {
+        if self.source.view.is_32bit()
+            && let Some(ends) = self.instruction_32(i, class)
+        {
+            return ends;
+        }
         match class {
             Class::Interpret => return self.interpret(),
             Class::Nothing => {}
@@ -564,6 +571,9 @@ impl Building<'_, '_> {
 
     /// Works out an operand's address in R11, without touching flags. R10 is lost.
     fn address(&mut self, i: &Instruction, segment: bool) {
+        if self.source.view.is_32bit() {
+            return self.address_32(i);
+        }
         let (base, index) = (i.memory_base(), i.memory_index());
         let disp = i.memory_displacement64();
         let short = base.is_gpr32()
@@ -613,12 +623,18 @@ impl Building<'_, '_> {
     /// A linear address of the page's surroundings into a register, from its distance to the page.
     fn linear(&mut self, register: u8, offset: u64) {
         self.asm.load(register, field::page);
-        self.asm.lea(register, Mem::base(register, offset as i32));
+        let mem = Mem::base(register, offset as i32);
+        if self.source.view.is_32bit() {
+            self.asm.lea32(register, mem);
+        } else {
+            self.asm.lea(register, mem);
+        }
     }
 
     fn emit_address(&mut self, address: &Address) {
         match address {
             Address::Operand(i) => self.address(i, true),
+            _ if self.source.view.is_32bit() => self.emit_address_32(address),
             Address::Bits(i, bit) => {
                 self.address(i, true);
                 // Arithmetic shift without flags: SARX by a register that holds six.

@@ -2,7 +2,7 @@
 //! for. The interpreter's processor holds the state between entries and does every instruction
 //! that is not translated.
 
-use crate::area::{Area, BranchEntry, TLB_ENTRIES, TlbEntry, View, branch_slot};
+use crate::area::{Area, BARRED, BranchEntry, TLB_ENTRIES, TlbEntry, VIEWS, View, branch_slot};
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
 use crate::engine::{Peer, Peers, native};
@@ -16,7 +16,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use x86::cpuid::CpuModel;
-use x86::exec::{Exec, attention};
+use x86::exec::{Cpu, Exec, attention};
 use x86::flags::Flags;
 use x86::interp::InterpVcpu;
 use x86::mmu::{Access, History, Place, Rights};
@@ -337,7 +337,7 @@ impl BtVcpu {
             }
             let cpu = self.interp.cpu();
             cpu.attention = 0;
-            let translatable = cpu.is_64bit() && cpu.is_flat();
+            let translatable = cpu.is_flat() && (cpu.is_64bit() || is_flat_32bit(cpu));
             if !translatable {
                 self.bring_vector_in();
                 self.stats.bursts += 1;
@@ -557,15 +557,15 @@ impl BtVcpu {
         let next = linear.wrapping_add(0x1000);
         let global = global && (!second || self.interp.cpu().tlb.is_global(Access::Execute, next));
         let host = self.blocks[number as usize].host;
-        // Which blocks fit depends on the mode, of which the view is only a part. The rest is one
+        // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
-        let control = mode & !(3 << 8) & 0xffff_ffff;
+        let control = mode & !(3 << 8 | 0xff) & 0xffff_ffff;
         let level = u64::from(x_cpl) + 1;
         let known = area.levels[view as usize];
         if area.control != control || known != 0 && known != level {
             area.control = control;
-            area.levels = [0; 3];
+            area.levels = [0; VIEWS];
             area.flush_branches();
         }
         area.levels[view as usize] = level;
@@ -574,7 +574,7 @@ impl BtVcpu {
             host,
         };
         area.branches_used |= 1 << view as u32;
-        area.note(linear, global);
+        area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);
         if second {
             self.code_pages.insert(next >> 12);
@@ -591,7 +591,7 @@ impl BtVcpu {
         };
         let cr2 = x.s.cr2;
         let next = (linear | 0xfff).wrapping_add(1);
-        if !x86::mmu::is_canonical(next) {
+        if !x86::mmu::is_canonical(next) || next >> 32 != 0 && !x.is_64bit() {
             return None;
         }
         match x.locate(next, Access::Execute, Rights::Program) {
@@ -835,6 +835,10 @@ impl BtVcpu {
         area.ss = s.seg[usize::from(seg::SS)].selector.into();
         area.ds = s.seg[usize::from(seg::DS)].selector.into();
         area.es = s.seg[usize::from(seg::ES)].selector.into();
+        area.fs = s.seg[usize::from(seg::FS)].selector.into();
+        area.gs = s.seg[usize::from(seg::GS)].selector.into();
+        area.fs_bar = bar(&s.seg[usize::from(seg::FS)]);
+        area.gs_bar = bar(&s.seg[usize::from(seg::GS)]);
         let clears = HOST_FLAGS | rflags::IF | rflags::TF;
         let usual = known && s.efer & efer::SCE != 0 && s.msr.sfmask & clears == clears;
         area.syscall_bad = (!usual).into();
@@ -848,7 +852,12 @@ impl BtVcpu {
         // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
         // signals; `host` is in this processor's cache, whose code fits every area.
         unsafe { entry::enter(area) };
+        let narrow = !cpu.is_64bit();
         let s = &mut cpu.s;
+        if narrow {
+            // 32-bit code has no such registers: what the host's hold is scratch.
+            area.gpr[8..].copy_from_slice(&s.gpr[8..]);
+        }
         s.gpr = area.gpr;
         cpu.flags = Flags::from_bits(area.flags);
         let high = area.high | area.flags & rflags::DF;
@@ -914,6 +923,10 @@ impl BtVcpu {
             bus,
         };
         let view = view(&x);
+        if view.is_32bit() && linear >> 32 != 0 {
+            // By way of a segment that must be checked.
+            return false;
+        }
         let cr2 = x.s.cr2;
         let Ok(found) = x.translate(linear, access, Rights::Program) else {
             // The interpreter meets the fault again and delivers it.
@@ -942,7 +955,7 @@ impl BtVcpu {
             _ => tables.read[slot] = entry,
         }
         self.area.data_used |= 1 << view as u32;
-        self.area.note(linear, found.global);
+        self.area.note(view, linear, found.global);
         if found.size > 0x1000 {
             let from = linear & !(found.size - 1);
             let to = from + (found.size - 1);
@@ -994,15 +1007,34 @@ fn words(key: &Key) -> [u64; 2] {
     [key.at.0, key.mode]
 }
 
-/// With whose rights the program accesses data now.
+/// Protected or compatibility mode with a 32-bit stack; the segments are known to be flat.
+fn is_flat_32bit(cpu: &Cpu) -> bool {
+    cpu.bits() == 32 && cpu.stack_mask() == 0xffff_ffff && !cpu.is_real_or_v86()
+}
+
+/// What keeps 32-bit code from a segment that is not read and written freely at any offset.
+fn bar(segment: &Segment) -> u64 {
+    let a = segment.attributes;
+    let free = a.present() && a.is_readable() && a.is_writable() && !a.is_expand_down();
+    if free && segment.limit == !0 {
+        0
+    } else {
+        BARRED
+    }
+}
+
+/// With whose rights the program accesses data now, and the size of its code.
 fn view(x: &Exec<'_>) -> View {
     let s = &x.s;
-    if s.cpl == 3 {
+    let any = if x.is_64bit() {
         View::User
-    } else if s.cr4 & cr4::SMAP != 0 && s.rflags & rflags::AC != 0 {
-        View::KernelUser
     } else {
-        View::Kernel
+        View::User32
+    };
+    if s.cpl == 3 {
+        any
+    } else {
+        any.with_access(s.cr4 & cr4::SMAP != 0 && s.rflags & rflags::AC != 0)
     }
 }
 

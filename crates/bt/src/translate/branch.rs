@@ -5,7 +5,7 @@ use super::{Address, Building, field, stolen};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
-use iced_x86::{Decoder, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
 use x86::mmu::Access;
 
 impl Building<'_, '_> {
@@ -83,7 +83,7 @@ impl Building<'_, '_> {
         // Not if what is there may end in the next page, which has a mapping of its own.
         let bytes = &self.source.page[target as usize..];
         bytes.len() >= 15
-            || !Decoder::with_ip(64, bytes, target, iced_x86::DecoderOptions::NONE)
+            || !Decoder::with_ip(self.source.view.bits(), bytes, target, DecoderOptions::NONE)
                 .decode()
                 .is_invalid()
     }

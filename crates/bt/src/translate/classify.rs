@@ -15,6 +15,9 @@ impl Translator {
         if i.is_invalid() || !core::ptr::fn_addr_eq(handler, row.run) {
             return Class::Interpret;
         }
+        if x.bits() == 32 {
+            return self.class_32(x, row, i);
+        }
         if let Some(class) = sensitive(x, i) {
             return class;
         }
@@ -68,8 +71,14 @@ impl Translator {
             }
             _ => {}
         }
+        self.ordinary(i)
+    }
+
+    /// The class of what is no branch, not sensitive, and does not use the stack.
+    pub(super) fn ordinary(&self, i: &Instruction) -> Class {
         match i.mnemonic() {
             Mnemonic::Nop
+            | Mnemonic::Endbr32
             | Mnemonic::Endbr64
             | Mnemonic::Prefetch
             | Mnemonic::Prefetchw
@@ -155,7 +164,8 @@ impl Translator {
             return FLAGS;
         }
         let bytes = &source.page[(rip & 0xfff) as usize..];
-        let mut decoder = Decoder::with_ip(64, bytes, rip, x.model.decoder_options());
+        let bits = source.view.bits();
+        let mut decoder = Decoder::with_ip(bits, bytes, rip, x.model.decoder_options());
         let (mut read, mut open) = (0, FLAGS);
         for _ in 0..10 {
             if !decoder.can_decode() {
@@ -209,7 +219,8 @@ pub(super) fn sensitive(x: &Exec<'_>, i: &Instruction) -> Option<Class> {
 /// The flags an instruction certainly overwrites.
 pub(super) fn kills(i: &Instruction) -> u32 {
     match i.mnemonic() {
-        Mnemonic::Popfq | Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
+        Mnemonic::Popfq | Mnemonic::Popfd => FLAGS,
+        Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
         // A count of zero leaves all flags alone.
         Mnemonic::Shl
         | Mnemonic::Shr

@@ -49,7 +49,8 @@ impl Building<'_, '_> {
     }
 
     pub(super) fn push_flags(&mut self) {
-        self.check(Address::Stack(RSP, -8), Access::Write, 8);
+        let width = self.stack_width();
+        self.check(Address::Stack(RSP, -width), Access::Write, width as u8);
         self.asm.lea(R11, Mem::sum(R10, R11));
         self.asm.store(field::value, RSP);
         self.asm.load(RSP, field::host_rsp);
@@ -68,8 +69,12 @@ impl Building<'_, '_> {
             },
         );
         self.asm.load(RSP, field::value);
-        self.asm.store(Mem::base(R11, 0), R10);
-        self.asm.lea(RSP, Mem::base(RSP, -8));
+        if width == 4 {
+            self.asm.store32(Mem::base(R11, 0), R10);
+        } else {
+            self.asm.store(Mem::base(R11, 0), R10);
+        }
+        self.move_stack(-width);
     }
 
     /// The host's flags become those in R11, while RSP is the guest's.
@@ -83,12 +88,17 @@ impl Building<'_, '_> {
     }
 
     pub(super) fn pop_flags(&mut self) {
-        self.check(Address::Stack(RSP, 0), Access::Read, 8);
-        self.asm.load(R11, Mem::sum(R10, R11));
+        let width = self.stack_width();
+        self.check(Address::Stack(RSP, 0), Access::Read, width as u8);
+        if width == 4 {
+            self.asm.load32(R11, Mem::sum(R10, R11));
+        } else {
+            self.asm.load(R11, Mem::sum(R10, R11));
+        }
         // Only if no other bit than IF and the host's changes. In ring 3 IF is IOPL's to allow,
         // so that it must not change either.
         self.asm.mov(R10, R11);
-        let (host, high) = if self.source.view == View::User {
+        let (host, high) = if self.source.view.is_user() {
             (HOST_FLAGS, field::high)
         } else {
             (HOST_FLAGS | rflags::IF, field::high_off)
@@ -97,17 +107,17 @@ impl Building<'_, '_> {
         self.asm.cmp_mem(R10, high);
         let other = self.asm.jcc(NOT_EQUAL);
         self.bail(vec![other]);
-        if self.source.view != View::User {
+        if !self.source.view.is_user() {
             self.asm.test_imm32(R11, rflags::IF as u32);
             self.interrupts_by_flag();
         }
-        self.asm.lea(RSP, Mem::base(RSP, 8));
+        self.move_stack(width);
         self.load_flags();
     }
 
     pub(super) fn user_access(&mut self, allow: bool, next: u64) {
-        let now = self.source.view == View::KernelUser;
-        if now != allow {
+        let view = self.source.view.with_access(allow);
+        if view != self.source.view {
             let change = if allow {
                 rflags::AC as i32
             } else {
@@ -120,11 +130,7 @@ impl Building<'_, '_> {
             }
         }
         self.linear(R11, next);
-        self.indirect(if allow {
-            View::KernelUser
-        } else {
-            View::Kernel
-        });
+        self.indirect(view);
     }
 
     /// SYSCALL, where STAR, LSTAR and SFMASK are as a 64-bit system has them.
@@ -222,6 +228,12 @@ impl Building<'_, '_> {
         holes.push(self.asm.jcc(NOT_EQUAL));
         self.asm.load(R10, frame(4));
         self.asm.cmp_mem(R10, field::ss);
+        holes.push(self.asm.jcc(NOT_EQUAL));
+        // A RIP that is not canonical faults here: plus half the address space it is no longer 48
+        // bits.
+        self.asm.mov_imm(R10, 1 << 47);
+        self.asm.add_mem(R10, frame(0));
+        self.asm.shr(R10, 48);
         holes.push(self.asm.jcc(NOT_EQUAL));
         self.asm.load(R10, frame(2));
         self.asm.test_imm32(R10, rflags::IF as u32);
