@@ -8,6 +8,8 @@ use core::mem::offset_of;
 pub const TLB_ENTRIES: usize = 1024;
 /// Entries of each indirect-branch table.
 pub const BRANCH_ENTRIES: usize = 2048;
+/// Entries of each table of code pages.
+pub const CODE_PAGE_ENTRIES: usize = 1024;
 
 /// The bits of a RIP below this do not choose its entry: targets of calls and jumps are mostly
 /// aligned, and return addresses lie far enough apart.
@@ -45,6 +47,17 @@ pub struct BranchEntry {
     pub host: u64,
 }
 
+/// An entry of the table of code pages: what of a block's key ([`crate::targets`]) the page and
+/// the mode make up.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CodePage {
+    /// `-(linear page address)`.
+    pub negated_page: u64,
+    /// The key of the page's first byte.
+    pub key: u64,
+}
+
 /// The rights with which data is accessed and the size of code, each with its own tables: they
 /// are part of a block's mode, so the displacement is a constant of its code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +80,15 @@ pub enum View {
 pub const VIEWS: usize = 6;
 
 impl View {
+    /// All of them, by their numbers.
+    pub const ALL: [View; VIEWS] = [
+        View::Kernel,
+        View::KernelUser,
+        View::User,
+        View::Kernel32,
+        View::KernelUser32,
+        View::User32,
+    ];
     /// CPL 3.
     pub fn is_user(self) -> bool {
         matches!(self, View::User | View::User32)
@@ -104,6 +126,8 @@ pub struct Tables {
     pub write: [TlbEntry; TLB_ENTRIES],
     /// Indirect branch targets.
     pub branch: [BranchEntry; BRANCH_ENTRIES],
+    /// Pages whose code may be executed: where a branch goes that its table does not know.
+    pub code: [CodePage; CODE_PAGE_ENTRIES],
 }
 
 /// See the module.
@@ -128,6 +152,14 @@ pub struct Area {
     pub value: u64,
     /// Home of a third register while a check needs it.
     pub spill: u64,
+    /// RAX, or another register, while a shared routine needs it.
+    pub saved: u64,
+    /// Address of the table of all blocks ([`crate::targets`]).
+    pub targets: u64,
+    /// Factor of that table's hash.
+    pub hash: u64,
+    /// The bits of an address inside a page, for PEXT.
+    pub offset_mask: u64,
     /// Address of the processor's input pins ([`x86::Signals`]).
     pub pins: u64,
     /// The pins that end translated code at the next poll.
@@ -237,6 +269,11 @@ impl Area {
             + view as usize * size_of::<Tables>()
             + offset_of!(Tables, branch)) as i32
     }
+    /// Displacement of the table of code pages of a view.
+    pub const fn code_table(view: View) -> i32 {
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, code))
+            as i32
+    }
     /// Displacement of a general register's home.
     pub const fn home(n: u8) -> i32 {
         (offset_of!(Area, gpr) + 8 * n as usize) as i32
@@ -315,8 +352,8 @@ impl Area {
                 }
             }
         }
-        for (to, entry) in to.branch.iter_mut().zip(&kernel.branch) {
-            if inherited(entry.negated_rip, entry.host) {
+        for (to, entry) in to.code.iter_mut().zip(&kernel.code) {
+            if inherited(entry.negated_page, !0) {
                 *to = *entry;
             }
         }
@@ -325,12 +362,16 @@ impl Area {
         self.levels[n] = from.levels[n];
     }
 
-    /// A zeroed area with empty tables, for a processor with its pins at this address.
-    pub fn new(pins: u64) -> Box<Area> {
+    /// A zeroed area with empty tables, for a processor with its pins and its table of blocks at
+    /// these addresses.
+    pub fn new(pins: u64, targets: u64) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
         // is allocated zeroed because half a megabyte does not belong on the stack.
         let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
         area.pins = pins;
+        area.targets = targets;
+        area.hash = crate::targets::HASH;
+        area.offset_mask = 0xfff;
         area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
         area.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
         area.page_mask = !0xfff;
@@ -366,13 +407,24 @@ impl Tables {
         flush_table(&mut self.write);
     }
 
-    /// Empties the branch table; the same idea.
+    /// Empties the branch table and that of code pages; the same idea.
     pub fn flush_branches(&mut self) {
         self.branch.fill(BranchEntry {
             negated_rip: 0,
             host: 0,
         });
         self.branch[0].negated_rip = (1u64 << BRANCH_SHIFT).wrapping_neg();
+        self.code.fill(CodePage {
+            negated_page: 0,
+            key: 0,
+        });
+        self.code[0].negated_page = 0x1000u64.wrapping_neg();
+    }
+
+    /// Forgets where the code of one page is.
+    pub fn drop_code(&mut self, linear: u64) {
+        let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
+        self.code[slot].negated_page = (((slot as u64) ^ 1) << 12).wrapping_neg();
     }
 
     /// Drops one page from the data tables.

@@ -64,11 +64,10 @@ pub enum Kind {
 pub struct Block {
     /// What it was translated for.
     pub key: Key,
-    /// Host address of its code: for branches by way of the table, which leave the full RIP in
-    /// [`crate::area::Area::rip`].
+    /// Its key in the table of all blocks.
+    pub target: u64,
+    /// Host address of its code.
     pub host: u64,
-    /// Where jumps from the same page and the dispatcher enter.
-    pub linked: u64,
     /// Bytes of host code.
     pub size: u32,
     /// Generation of its page when it was translated.

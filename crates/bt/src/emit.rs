@@ -7,6 +7,8 @@
 pub const R10: u8 = 10;
 /// See [`R10`].
 pub const R11: u8 = 11;
+/// RAX.
+pub const RAX: u8 = 0;
 /// The register that the flag-free check borrows.
 pub const RCX: u8 = 1;
 /// The stack pointer: the guest's while translated code runs.
@@ -303,6 +305,49 @@ impl Asm {
     pub fn cmovnz(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, true, &[0x0f, 0x45], reg, mem);
     }
+    /// `lahf`: SF, ZF, AF, PF and CF into AH.
+    pub fn lahf(&mut self) {
+        self.put(&[0x9f]);
+    }
+    /// `seto al`.
+    pub fn seto_al(&mut self) {
+        self.put(&[0x0f, 0x90, 0xc0]);
+    }
+    /// The arithmetic flags from AX as [`Self::lahf`] and [`Self::seto_al`] left them: `add al,
+    /// 127; sahf`.
+    pub fn give_lahf(&mut self) {
+        self.put(&[0x04, 0x7f, 0x9e]);
+    }
+    /// `test reg32, [mem]`.
+    pub fn test_mem32(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, false, &[0x85], reg, mem);
+    }
+    /// `imul reg, reg`.
+    pub fn imul(&mut self, to: u8, from: u8) {
+        let rex = 0x48 | (to >> 3) << 2 | from >> 3;
+        self.put(&[rex, 0x0f, 0xaf, 0xc0 | (to & 7) << 3 | from & 7]);
+    }
+    /// `not reg`.
+    pub fn not(&mut self, reg: u8) {
+        self.put(&[0x48 | reg >> 3, 0xf7, 0xd0 | reg & 7]);
+    }
+    /// `neg reg`.
+    pub fn neg(&mut self, reg: u8) {
+        self.put(&[0x48 | reg >> 3, 0xf7, 0xd8 | reg & 7]);
+    }
+    /// `xor reg, imm8`.
+    pub fn xor_imm8(&mut self, reg: u8, value: i8) {
+        self.put(&[0x48 | reg >> 3, 0x83, 0xf0 | reg & 7, value as u8]);
+    }
+    /// `and reg, -4096`: the page of an address.
+    pub fn and_page(&mut self, reg: u8) {
+        self.put(&[0x48 | reg >> 3, 0x81, 0xe0 | reg & 7]);
+        self.put(&(-4096i32).to_le_bytes());
+    }
+    /// `shl reg, count`.
+    pub fn shl(&mut self, reg: u8, count: u8) {
+        self.put(&[0x48 | reg >> 3, 0xc1, 0xe0 | reg & 7, count]);
+    }
     /// `shr reg, count`.
     pub fn shr(&mut self, reg: u8, count: u8) {
         self.put(&[0x48 | reg >> 3, 0xc1, 0xe8 | reg & 7, count]);
@@ -466,6 +511,19 @@ mod tests {
                 "cmovne r10,gs:[70h];",
             ),
             (text(|a| a.shr(R10, 47)), "shr r10,2Fh;"),
+            (text(|a| a.shl(RCX, 4)), "shl rcx,4;"),
+            (text(|a| a.lahf()), "lahf;"),
+            (text(|a| a.seto_al()), "seto al;"),
+            (text(|a| a.give_lahf()), "add al,7Fh;sahf;"),
+            (
+                text(|a| a.test_mem32(R11, Mem::gs(0x70))),
+                "test gs:[70h],r11d;",
+            ),
+            (text(|a| a.imul(RCX, R11)), "imul rcx,r11;"),
+            (text(|a| a.not(R11)), "not r11;"),
+            (text(|a| a.neg(RCX)), "neg rcx;"),
+            (text(|a| a.xor_imm8(RCX, 16)), "xor rcx,10h;"),
+            (text(|a| a.and_page(R11)), "and r11,0FFFFFFFFFFFFF000h;"),
             (text(|a| a.take_flags(R10)), "pushfq;pop r10;"),
             (text(|a| a.give_flags(R11)), "push r11;popfq;"),
             (

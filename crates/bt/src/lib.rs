@@ -21,6 +21,7 @@ mod emit;
 mod engine;
 mod entry;
 mod signal;
+mod targets;
 mod translate;
 mod vcpu;
 

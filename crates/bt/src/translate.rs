@@ -16,6 +16,9 @@ mod branch;
 mod classify;
 mod protected;
 mod sensitive;
+mod shared;
+
+pub use shared::{Exits, NO_SITE, exits};
 
 use crate::area::{Area, View};
 use crate::block::{Kind, Site};
@@ -26,6 +29,7 @@ use iced_x86::{
     Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
+use mem::RamOffset;
 use x86::exec::Exec;
 use x86::mmu::Access;
 use x86::table::{self, Unit};
@@ -53,13 +57,14 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(page rip reason detail site spill value pins pin_mask pins_off pins_on fs_base gs_base
-            high high_off high_on ring syscall_bad iret_bad lstar kernel_cs kernel_ss user_cs
-            user_ss cs ss ds es fs gs fs_bar gs_bar kernel_gs_base host_rsp);
+        fields!(page rip reason detail site spill value saved targets hash target pins pin_mask
+            pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
+            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs fs_bar gs_bar kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
     pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
+    pub const OFFSET_MASK: i32 = offset_of!(Area, offset_mask) as i32;
     pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
     pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
     pub const VALUE: i32 = offset_of!(Area, value) as i32;
@@ -79,45 +84,9 @@ pub mod reason {
     pub const LOOK_UP: i32 = 4;
     /// The host faulted at the address in `detail`.
     pub const FAULT: i32 = 5;
-    /// As [`LOOK_UP`], from the indirect branch of `site`, with RSP as before it.
+    /// As [`LOOK_UP`], from the indirect branch of `site`, or from no such branch
+    /// ([`super::NO_SITE`]).
     pub const BRANCH: i32 = 6;
-}
-
-/// Host addresses of the shared ends of all exits.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Exits {
-    miss: u64,
-    interpret: u64,
-    link: u64,
-    /// Where a branch goes whose target is no longer there.
-    pub look_up: u64,
-    branch: u64,
-    /// Where the signal handler resumes.
-    pub fault: u64,
-}
-
-/// Makes the shared exits.
-pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
-    let mut asm = Asm::new(origin);
-    let mut one = |why: i32, stores: &[(Mem, u8)]| {
-        let at = asm.here();
-        for &(to, register) in stores {
-            asm.store(to, register);
-        }
-        asm.store_imm(field::reason, why);
-        asm.mov_imm(R10, leave);
-        asm.raw(&[0x41, 0xff, 0xe2]); // jmp r10
-        at
-    };
-    let exits = Exits {
-        miss: one(reason::MISS, &[(field::detail, R11), (field::site, R10)]),
-        interpret: one(reason::INTERPRET, &[(field::site, R10)]),
-        link: one(reason::LINK, &[(field::site, R10)]),
-        look_up: one(reason::LOOK_UP, &[]),
-        branch: one(reason::BRANCH, &[(field::site, R10)]),
-        fault: one(reason::FAULT, &[(field::detail, R10)]),
-    };
-    (exits, asm.bytes)
 }
 
 /// What is to be translated.
@@ -128,6 +97,8 @@ pub struct Source<'a> {
     pub page: &'a [u8; 4096],
     /// The first bytes of the next page, if the block is one instruction that ends there.
     pub next: Option<[u8; 15]>,
+    /// Which page that is, which generation of it, and the mode.
+    pub identity: (RamOffset, u32, u64),
     /// Data view of the mode.
     pub view: View,
     /// First site number that is free.
@@ -148,8 +119,6 @@ pub struct Output {
     pub map: Vec<(u32, u16)>,
     /// Guest instructions.
     pub count: usize,
-    /// Host address behind the part that only branches by way of the table need.
-    pub linked: u64,
 }
 
 /// How an instruction is translated.
@@ -210,6 +179,14 @@ pub struct Translator {
     info: InstructionInfoFactory,
     encoder: Encoder,
     native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
+    liveness: Liveness,
+}
+
+/// What is known of the flags needed at the offsets of one page.
+struct Liveness {
+    identity: Option<(RamOffset, u32, u64)>,
+    /// One more than the flags, in iced's encoding; 0: not known.
+    at: Box<[u8; 4096]>,
 }
 
 impl Translator {
@@ -221,11 +198,19 @@ impl Translator {
             info: InstructionInfoFactory::new(),
             encoder,
             native,
+            liveness: Liveness {
+                identity: None,
+                at: Box::new([0; 4096]),
+            },
         }
     }
 
     /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
+        if self.liveness.identity != Some(source.identity) {
+            self.liveness.identity = Some(source.identity);
+            self.liveness.at.fill(0);
+        }
         let start = (source.rip & 0xfff) as usize;
         let mut bytes = &source.page[start..];
         let (joined, mut longest) = (source.next.map(|next| [bytes, &next].concat()), LONGEST);
@@ -260,7 +245,8 @@ impl Translator {
             list.truncate(keep);
         }
         let (last, last_class, _) = list.last().copied()?;
-        let mut live = self.live_after(x, source, &last, last_class);
+        let after = self.live_after(x, source, &last, last_class);
+        let mut live = after.next | after.taken;
         let mut needed = vec![0; list.len()];
         for (n, (i, class, _)) in list.iter().enumerate().rev() {
             live = flags_before(i, *class, live);
@@ -277,12 +263,8 @@ impl Translator {
             code: Code::INVALID,
             vector: false,
             shadow: false,
+            after,
         };
-        // The page follows from the RIP that the branch left in the area.
-        block.asm.load(R11, field::rip);
-        block.asm.lea(R11, Mem::base(R11, -(source.rip as i32)));
-        block.asm.store(field::page, R11);
-        let linked = block.asm.here();
         let mut map = Vec::with_capacity(list.len());
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {
@@ -298,14 +280,14 @@ impl Translator {
                 break;
             }
             if block.shadow {
-                block.poll(i.next_ip());
+                block.poll(i.next_ip(), true);
             }
             block.shadow = *class == Class::Sti;
         }
         let count = map.len();
         if !done {
             let next = list[count - 1].0.next_ip();
-            block.go(next);
+            block.go(next, after.next != 0);
         }
         block.slow_paths();
         let Building { asm, sites, .. } = block;
@@ -314,7 +296,6 @@ impl Translator {
             sites,
             map,
             count,
-            linked,
         })
     }
 }
@@ -325,8 +306,17 @@ struct Slow {
     /// RCX was borrowed.
     restore: bool,
     site: u32,
-    /// The address that missed; without one the instruction is left to the interpreter.
-    address: Option<Address>,
+    what: SlowPath,
+}
+
+/// What a slow path does.
+enum SlowPath {
+    /// Leaves because this address missed the TLB.
+    Miss(Address),
+    /// Leaves the instruction to the interpreter.
+    Interpret,
+    /// Leaves, to go on at this offset from the page.
+    Leave(u64),
 }
 
 /// How the address of an access is worked out.
@@ -353,6 +343,17 @@ struct Building<'t, 's> {
     vector: bool,
     /// The current instruction follows an STI.
     shadow: bool,
+    /// Flags that are needed behind the block.
+    after: LiveAfter,
+}
+
+/// The flags that may be read behind a block.
+#[derive(Clone, Copy, Default)]
+struct LiveAfter {
+    /// Where it falls through.
+    next: u32,
+    /// At the target of its branch.
+    taken: u32,
 }
 
 /// The number of a stolen register, if `r` is one or a part of one.
@@ -440,7 +441,7 @@ impl Building<'_, '_> {
                 self.asm.mov(5, R10);
             }
             Class::Jump => {
-                self.go(i.near_branch_target());
+                self.go(i.near_branch_target(), self.after.taken != 0);
                 return true;
             }
             Class::Conditional => {
@@ -449,12 +450,12 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return(i.next_ip());
-                self.go(i.near_branch_target());
+                self.go(i.near_branch_target(), self.after.taken != 0);
                 return true;
             }
             Class::JumpIndirect => {
                 self.target(i);
-                self.indirect_from(self.source.view, Some(0));
+                self.indirect_from(self.source.view, 0);
                 return true;
             }
             Class::CallIndirect => {
@@ -462,13 +463,13 @@ impl Building<'_, '_> {
                 self.asm.store(field::value, R11);
                 self.push_return(i.next_ip());
                 self.asm.load(R11, field::value);
-                self.indirect_from(self.source.view, Some(-8));
+                self.indirect_from(self.source.view, -8);
                 return true;
             }
             Class::PushFlags => self.push_flags(),
             Class::PopFlags => {
                 self.pop_flags();
-                self.poll(i.next_ip());
+                self.poll(i.next_ip(), true);
             }
             Class::Cli => self.interrupts(false),
             Class::Sti => self.interrupts(true),
@@ -517,7 +518,7 @@ impl Building<'_, '_> {
                 };
                 self.asm.load(R11, Mem::sum(R10, R11));
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
-                self.indirect_from(self.source.view, Some(8 + drop));
+                self.indirect_from(self.source.view, 8 + drop);
                 return true;
             }
         }
@@ -678,7 +679,7 @@ impl Building<'_, '_> {
                 holes: vec![slow],
                 restore: false,
                 site,
-                address: Some(address),
+                what: SlowPath::Miss(address),
             });
             return;
         }
@@ -699,7 +700,7 @@ impl Building<'_, '_> {
             holes: vec![slow],
             restore: true,
             site,
-            address: Some(address),
+            what: SlowPath::Miss(address),
         });
     }
 
@@ -711,12 +712,17 @@ impl Building<'_, '_> {
             if slow.restore {
                 self.asm.load(RCX, field::spill);
             }
-            let exit = match &slow.address {
-                Some(address) => {
+            let exit = match &slow.what {
+                SlowPath::Miss(address) => {
                     self.emit_address(address);
                     self.t.exits.miss
                 }
-                None => self.t.exits.interpret,
+                SlowPath::Interpret => self.t.exits.interpret,
+                SlowPath::Leave(target) => {
+                    self.linear(R11, *target);
+                    self.asm.jmp_to(self.t.exits.poll);
+                    continue;
+                }
             };
             self.asm.mov_imm(R10, slow.site.into());
             self.asm.jmp_to(exit);

@@ -2,13 +2,17 @@
 //! for. The interpreter's processor holds the state between entries and does every instruction
 //! that is not translated.
 
-use crate::area::{Area, BARRED, BranchEntry, TLB_ENTRIES, TlbEntry, VIEWS, View, branch_slot};
+use crate::area::{
+    Area, BARRED, BranchEntry, CODE_PAGE_ENTRIES, CodePage, TLB_ENTRIES, TlbEntry, VIEWS, View,
+    branch_slot,
+};
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
 use crate::engine::{Peer, Peers, native};
 use crate::entry::{self, FxImage};
 use crate::signal;
-use crate::translate::{Source, Translator, exits, reason};
+use crate::targets::Targets;
+use crate::translate::{NO_SITE, Source, Translator, exits, reason};
 use iced_x86::Code;
 use mem::{GuestMemory, RamOffset};
 use std::collections::{HashMap, HashSet};
@@ -84,7 +88,9 @@ pub struct BtVcpu {
     look_up_exit: u64,
     translator: Translator,
     blocks: Vec<Block>,
-    by_key: Map<[u64; 2], u32>,
+    /// By their keys ([`crate::targets`]).
+    by_key: Map<u64, u32>,
+    targets: Targets,
     by_page: Map<u64, Vec<u32>>,
     sites: Vec<Site>,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
@@ -160,6 +166,7 @@ impl BtVcpu {
             .unwrap_or_else(PoisonError::into_inner)
             .push(me.clone());
         let pins = std::ptr::from_ref(signals.word()) as u64;
+        let targets = Targets::new();
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
@@ -167,7 +174,7 @@ impl BtVcpu {
             signals,
             peers,
             me,
-            area: Area::new(pins),
+            area: Area::new(pins, targets.address()),
             spare: Vec::new(),
             large: [None; 2],
             forgotten: 0,
@@ -182,6 +189,7 @@ impl BtVcpu {
             translator: Translator::new(exits, Box::new(native)),
             blocks: Vec::new(),
             by_key: Map::default(),
+            targets,
             by_page: Map::default(),
             sites: Vec::new(),
             vector_outside: false,
@@ -354,7 +362,7 @@ impl BtVcpu {
                 }
                 continue;
             };
-            let host = self.blocks[block as usize].linked;
+            let host = self.blocks[block as usize].host;
             if let Some(stop) = self.execute(bus, host) {
                 return stop;
             }
@@ -415,7 +423,7 @@ impl BtVcpu {
         let found = self.spare.iter().position(|a| a.space == space);
         let mut next = match found {
             Some(n) => self.spare.remove(n),
-            None if self.spare.len() + 1 < SPACES => Area::new(self.area.pins),
+            None if self.spare.len() + 1 < SPACES => Area::new(self.area.pins, self.area.targets),
             None => {
                 let mut oldest = self.spare.remove(0);
                 oldest.flush();
@@ -505,8 +513,7 @@ impl BtVcpu {
             return;
         }
         self.stats.dropped += 1;
-        let key = words(&block.key);
-        let host = block.host;
+        let (target, host) = (block.target, block.host);
         for site in std::mem::take(&mut block.incoming) {
             // Back to the exit that asks to be linked, which follows the site's own block.
             if let Kind::Link {
@@ -514,12 +521,16 @@ impl BtVcpu {
             } = self.sites[site as usize].kind
             {
                 let patch = self.cache.range().0 + u64::from(patch);
-                self.cache.patch(patch, unlinked);
+                // The code of a block that was dropped is no longer its own.
+                if self.block_at(patch).is_some_and(|from| from.valid) {
+                    self.cache.patch(patch, unlinked);
+                }
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
         self.cache.redirect(host, self.look_up_exit);
-        self.by_key.remove(&key);
+        self.by_key.remove(&target);
+        self.targets.remove(target);
     }
 
     fn empty_cache(&mut self) {
@@ -527,6 +538,7 @@ impl BtVcpu {
         self.cache.truncate(self.fixed);
         self.blocks.clear();
         self.by_key.clear();
+        self.targets.clear();
         self.by_page.clear();
         self.sites.clear();
         self.code_pages.clear();
@@ -547,16 +559,19 @@ impl BtVcpu {
         let global = x.tlb.is_global(Access::Execute, linear);
         let mode = u64::from(x.mode_key()) | (view as u64) << 32;
         let key = Key { at, mode };
-        let known = self.by_key.get(&words(&key)).copied();
+        let target = self.target(at, mode)?;
+        let known = self.by_key.get(&target).copied();
         let number = match known.map(|n| (n, self.blocks[n as usize].second)) {
             Some((number, None)) => number,
             Some((number, Some((second, _)))) if self.second_page(bus, linear)? == second => number,
             _ => self.translate(bus, key, view, linear)?,
         };
-        let second = self.blocks[number as usize].second.is_some();
+        let (second, host, target) = {
+            let block = &self.blocks[number as usize];
+            (block.second.is_some(), block.host, block.target)
+        };
         let next = linear.wrapping_add(0x1000);
         let global = global && (!second || self.interp.cpu().tlb.is_global(Access::Execute, next));
-        let host = self.blocks[number as usize].host;
         // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
@@ -569,10 +584,19 @@ impl BtVcpu {
             area.flush_branches();
         }
         area.levels[view as usize] = level;
-        area.tables[view as usize].branch[branch_slot(linear)] = BranchEntry {
+        let tables = &mut area.tables[view as usize];
+        tables.branch[branch_slot(linear)] = BranchEntry {
             negated_rip: linear.wrapping_neg(),
             host,
         };
+        tables.code[(linear >> 12) as usize % CODE_PAGE_ENTRIES] = CodePage {
+            negated_page: (linear & !0xfff).wrapping_neg(),
+            key: target & !0xfff,
+        };
+        if !second {
+            // Whether the page behind fits must be looked at each time.
+            self.targets.insert(target, host);
+        }
         area.branches_used |= 1 << view as u32;
         area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);
@@ -580,6 +604,18 @@ impl BtVcpu {
             self.code_pages.insert(next >> 12);
         }
         Some(number)
+    }
+
+    /// The key of the block at a place in a mode.
+    fn target(&mut self, at: RamOffset, mode: u64) -> Option<u64> {
+        let number = match self.targets.mode(mode) {
+            Some(number) => number,
+            None => {
+                self.empty_cache();
+                self.targets.mode(mode)?
+            }
+        };
+        Targets::key(at, number)
     }
 
     /// The page behind the one of `linear`, to fetch the rest of an instruction from; `None` if
@@ -645,9 +681,12 @@ impl BtVcpu {
             self.page_is = Some((page, generation));
         }
         for _ in 0..2 {
+            // Emptying the cache has forgotten the numbers of the modes.
+            let target = self.target(key.at, key.mode)?;
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &self.page,
+                identity: (page, generation, key.mode),
                 next,
                 view,
                 first_site: self.sites.len() as u32,
@@ -670,16 +709,16 @@ impl BtVcpu {
             self.sites.extend(output.sites);
             self.blocks.push(Block {
                 key,
+                target,
                 host: source.origin,
                 size: output.code.len() as u32,
-                linked: output.linked,
                 generation,
                 second,
                 map: output.map.into_boxed_slice(),
                 incoming: Vec::new(),
                 valid: true,
             });
-            self.by_key.insert(words(&key), number);
+            self.by_key.insert(target, number);
             for page in [Some(page), second.map(|s| s.0)].into_iter().flatten() {
                 self.by_page.entry(page.0 >> 12).or_default().push(number);
             }
@@ -724,17 +763,18 @@ impl BtVcpu {
                     return None;
                 }
                 reason::BRANCH => {
-                    let site = self.sites[area.site as usize];
-                    let Kind::Branch { moved } = site.kind else {
-                        return Some(broken("a branch exit without a branch"));
-                    };
-                    if !x86::mmu::is_canonical(area.rip) {
+                    self.stats.branch_misses += 1;
+                    if area.site as u32 != NO_SITE && !x86::mmu::is_canonical(area.rip) {
                         // The branch itself faults, not the fetch behind it.
+                        let site = self.sites[area.site as usize];
+                        let Kind::Branch { moved } = site.kind else {
+                            return Some(broken("a branch exit without a branch"));
+                        };
+                        cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_sub(moved as u64);
                         cpu.s.rip = area.page.wrapping_add(site.rip.into());
                         return self.step(bus, site.vector);
                     }
                     cpu.s.rip = area.rip;
-                    cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_add(moved as u64);
                     return None;
                 }
                 reason::INTERPRET => {
@@ -760,10 +800,10 @@ impl BtVcpu {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
                         self.cache
-                            .patch(patch, to.linked.wrapping_sub(patch + 4) as i32);
+                            .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
                         self.stats.links += 1;
                     }
-                    host = self.blocks[block as usize].linked;
+                    host = self.blocks[block as usize].host;
                 }
                 reason::MISS => {
                     let site = self.sites[area.site as usize];
@@ -910,6 +950,7 @@ impl BtVcpu {
     fn belong(&self, patch: u64, to: u32) -> bool {
         let to = &self.blocks[to as usize].key;
         self.block_at(patch)
+            .filter(|from| from.valid)
             .is_some_and(|from| from.key.at.0 >> 12 == to.at.0 >> 12 && from.key.mode == to.mode)
     }
 
@@ -1001,10 +1042,6 @@ fn user_selectors(star: u64) -> (u64, u64) {
 
 fn broken(what: &str) -> Stop {
     Stop::Broken(format!("translator: {what}"))
-}
-
-fn words(key: &Key) -> [u64; 2] {
-    [key.at.0, key.mode]
 }
 
 /// Protected or compatibility mode with a 32-bit stack; the segments are known to be flat.

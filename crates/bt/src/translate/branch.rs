@@ -1,7 +1,7 @@
 //! Where a block goes on: linked jumps inside the page, the branch table for all others, and the
 //! poll for interrupts.
 
-use super::{Address, Building, field, stolen};
+use super::{Address, Building, NO_SITE, NOT_EQUAL, Slow, SlowPath, field, stolen};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
@@ -30,48 +30,19 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Goes on at the RIP in R11 by way of a view's branch table, without touching flags.
+    /// Goes on at the RIP in R11 in a view, without touching flags.
     pub(super) fn indirect(&mut self, view: View) {
-        self.indirect_from(view, None);
+        let way = self.t.exits.way(view, false);
+        self.asm.jmp_to(way);
     }
 
-    /// The same; `moved` is what an indirect branch has added to RSP, for its exception if that
+    /// The same for an indirect branch that has added `moved` to RSP, for its exception if that
     /// RIP is not canonical.
-    pub(super) fn indirect_from(&mut self, view: View, moved: Option<i32>) {
-        let table = Area::branch_table(view);
-        self.asm.store(field::rip, R11);
-        self.asm.store(field::spill, RCX);
-        self.asm.pext_gs(R10, R11, field::BRANCH_MASK);
-        self.asm.lea(R10, Mem::sum(R10, R10));
-        self.asm.load(RCX, Mem::gs_index8(R10, table));
-        self.asm.lea(RCX, Mem::sum(RCX, R11));
-        // Pins that are up make the sum wrong: added eightfold they are a small multiple of eight,
-        // and the difference of two RIPs in one slot is less than eight or more than the table.
-        self.asm.load(R11, field::pins);
-        self.asm.load32(R11, Mem::base(R11, 0));
-        self.asm.pext_gs(R11, R11, field::PIN_MASK);
-        let sum = Mem {
-            base: Some(RCX),
-            index: Some((R11, 3)),
-            disp: 0,
-            gs: false,
-        };
-        self.asm.lea(RCX, sum);
-        let hit = self.asm.jrcxz();
-        self.asm.load(RCX, field::spill);
-        let exit = match moved {
-            Some(moved) => {
-                let site = self.site(Kind::Branch { moved });
-                self.asm.lea(RSP, Mem::base(RSP, -moved));
-                self.asm.mov_imm(R10, site.into());
-                self.t.exits.branch
-            }
-            None => self.t.exits.look_up,
-        };
-        self.asm.jmp_to(exit);
-        self.asm.bind(hit);
-        self.asm.load(RCX, field::spill);
-        self.asm.jmp_mem(Mem::gs_index8(R10, table + 8));
+    pub(super) fn indirect_from(&mut self, view: View, moved: i32) {
+        let site = self.site(Kind::Branch { moved });
+        self.asm.mov_imm(R10, site.into());
+        let way = self.t.exits.way(view, true);
+        self.asm.jmp_to(way);
     }
 
     /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it
@@ -88,15 +59,15 @@ impl Building<'_, '_> {
                 .is_invalid()
     }
 
-    /// Goes on at a constant RIP.
-    pub(super) fn go(&mut self, target: u64) {
+    /// Goes on at a constant RIP; `live`: flags are needed there.
+    pub(super) fn go(&mut self, target: u64, live: bool) {
         if !self.is_near(target) {
             self.linear(R11, target);
             self.indirect(self.source.view);
             return;
         }
         if target <= self.rip || self.shadow {
-            self.poll(target);
+            self.poll(target, live);
         }
         let hole = self.asm.jmp();
         self.link(hole, target);
@@ -118,20 +89,30 @@ impl Building<'_, '_> {
         self.asm.jmp_to(exit);
     }
 
-    /// Leaves, to go on at `target`, if pins are up.
-    pub(super) fn poll(&mut self, target: u64) {
-        self.asm.store(field::spill, RCX);
-        self.asm.load(RCX, field::pins);
-        self.asm.load32(RCX, Mem::base(RCX, 0));
-        self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
-        let quiet = self.asm.jrcxz();
-        self.asm.load(RCX, field::spill);
-        self.linear(R11, target);
-        self.asm.store(field::rip, R11);
-        let exit = self.t.exits.look_up;
-        self.asm.jmp_to(exit);
-        self.asm.bind(quiet);
-        self.asm.load(RCX, field::spill);
+    /// Leaves, to go on at `target`, if pins are up; `live`: flags are needed there.
+    pub(super) fn poll(&mut self, target: u64, live: bool) {
+        let up = if live {
+            self.asm.store(field::spill, RCX);
+            self.asm.load(RCX, field::pins);
+            self.asm.load32(RCX, Mem::base(RCX, 0));
+            self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
+            let quiet = self.asm.jrcxz();
+            let up = self.asm.jmp();
+            self.asm.bind(quiet);
+            self.asm.load(RCX, field::spill);
+            up
+        } else {
+            self.asm.load(R11, field::pins);
+            self.asm.load32(R11, Mem::base(R11, 0));
+            self.asm.test_mem32(R11, field::pin_mask);
+            self.asm.jcc(NOT_EQUAL)
+        };
+        self.slow.push(Slow {
+            holes: vec![up],
+            restore: live,
+            site: NO_SITE,
+            what: SlowPath::Leave(target),
+        });
     }
 
     pub(super) fn conditional(&mut self, i: &Instruction) {
@@ -139,13 +120,13 @@ impl Building<'_, '_> {
         let target = i.near_branch_target();
         let taken = self.asm.jcc(condition);
         if self.is_near(target) && target > self.rip && !self.shadow {
-            self.go(i.next_ip());
+            self.go(i.next_ip(), self.after.next != 0);
             self.link(taken, target);
             return;
         }
-        self.go(i.next_ip());
+        self.go(i.next_ip(), self.after.next != 0);
         self.asm.bind(taken);
-        self.go(target);
+        self.go(target, self.after.taken != 0);
     }
 }
 

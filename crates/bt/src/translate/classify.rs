@@ -1,6 +1,6 @@
 //! What is done with an instruction, and which flags are needed where.
 
-use super::{Class, FLAGS, Source, Translator};
+use super::{Class, FLAGS, LiveAfter, Source, Translator};
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::exec::Exec;
 use x86::state::cr4;
@@ -141,29 +141,45 @@ impl Translator {
 
     /// The flags that what follows the block may read.
     pub(super) fn live_after(
-        &self,
+        &mut self,
         x: &Exec<'_>,
         s: &Source<'_>,
         last: &Instruction,
         class: Class,
-    ) -> u32 {
+    ) -> LiveAfter {
+        let (mut next, mut taken) = (0, 0);
         match class {
-            Class::Jump | Class::Call => self.peek(x, s, last.near_branch_target()),
+            Class::Jump | Class::Call => taken = self.peek(x, s, last.near_branch_target()),
             Class::Conditional => {
-                self.peek(x, s, last.near_branch_target()) | self.peek(x, s, last.next_ip())
+                taken = self.peek(x, s, last.near_branch_target());
+                next = self.peek(x, s, last.next_ip());
             }
-            Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => FLAGS,
-            Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => FLAGS,
-            _ => self.peek(x, s, last.next_ip()),
+            Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => {
+                taken = FLAGS;
+            }
+            Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => taken = FLAGS,
+            _ => next = self.peek(x, s, last.next_ip()),
         }
+        LiveAfter { next, taken }
     }
 
     /// Looks at a few instructions at `rip` in the same page: which flags may they read?
-    pub(super) fn peek(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
+    fn peek(&mut self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
         if rip >> 12 != 0 {
             return FLAGS;
         }
-        let bytes = &source.page[(rip & 0xfff) as usize..];
+        match self.liveness.at[rip as usize] {
+            0 => {
+                let live = self.look(x, source, rip);
+                self.liveness.at[rip as usize] = live as u8 + 1;
+                live
+            }
+            known => u32::from(known) - 1,
+        }
+    }
+
+    fn look(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
+        let bytes = &source.page[rip as usize..];
         let bits = source.view.bits();
         let mut decoder = Decoder::with_ip(bits, bytes, rip, x.model.decoder_options());
         let (mut read, mut open) = (0, FLAGS);
@@ -182,10 +198,10 @@ impl Translator {
             read |= i.rflags_read() & open;
             open &= !kills(&i);
             if open == 0 {
-                return read;
+                return read & FLAGS;
             }
         }
-        read | open
+        (read | open) & FLAGS
     }
 }
 

@@ -174,7 +174,7 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return_32(i.next_ip());
-                self.go(i.near_branch_target());
+                self.go(i.near_branch_target(), self.after.taken != 0);
                 return Some(true);
             }
             Class::JumpIndirect => {

@@ -2,7 +2,7 @@
 //! ways between user and kernel. Each does the usual case and leaves for the interpreter
 //! otherwise.
 
-use super::{Address, Building, EQUAL, NOT_EQUAL, Slow, field};
+use super::{Address, Building, EQUAL, NOT_EQUAL, Slow, SlowPath, field};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
@@ -18,7 +18,7 @@ impl Building<'_, '_> {
             holes,
             restore: false,
             site,
-            address: None,
+            what: SlowPath::Interpret,
         });
     }
 

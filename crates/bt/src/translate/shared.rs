@@ -1,0 +1,180 @@
+//! What all blocks share, at the start of the code cache: the ends of their exits, and the way of
+//! a branch from a linear address to the block there.
+
+use super::{EQUAL, NOT_EQUAL, field, reason};
+use crate::area::{Area, CODE_PAGE_ENTRIES, VIEWS, View};
+use crate::emit::{Asm, Mem, R10, R11, RAX, RCX};
+use crate::targets;
+
+/// The value of [`Area::site`] for a branch without a site.
+pub const NO_SITE: u32 = u32::MAX;
+
+/// Host addresses of what blocks share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exits {
+    /// An access missed the TLB: its linear address in R11, its site in R10.
+    pub(super) miss: u64,
+    /// The instruction of the site in R10 is the interpreter's.
+    pub(super) interpret: u64,
+    /// The jump of the site in R10 wants to be linked.
+    pub(super) link: u64,
+    /// Where a branch goes whose target is no longer there: the target in [`Area::rip`].
+    pub look_up: u64,
+    /// As `look_up`, with the target in R11.
+    pub(super) poll: u64,
+    /// Goes on at the linear address in R11, for each view.
+    go: [u64; VIEWS],
+    /// The same, by an indirect branch whose site is in R10.
+    branch: [u64; VIEWS],
+    /// Where the signal handler resumes.
+    pub fault: u64,
+}
+
+impl Exits {
+    /// The way to the block at the linear address in R11; `indirect`: the site is in R10.
+    pub(super) fn way(&self, view: View, indirect: bool) -> u64 {
+        if indirect {
+            self.branch[view as usize]
+        } else {
+            self.go[view as usize]
+        }
+    }
+}
+
+/// Makes what blocks share.
+pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
+    let mut asm = Asm::new(origin);
+    let mut one = |why: i32, stores: &[(Mem, u8)]| {
+        let at = asm.here();
+        for &(to, register) in stores {
+            asm.store(to, register);
+        }
+        asm.store_imm(field::reason, why);
+        asm.mov_imm(R10, leave);
+        asm.raw(&[0x41, 0xff, 0xe2]); // jmp r10
+        at
+    };
+    let mut exits = Exits {
+        miss: one(reason::MISS, &[(field::detail, R11), (field::site, R10)]),
+        interpret: one(reason::INTERPRET, &[(field::site, R10)]),
+        link: one(reason::LINK, &[(field::site, R10)]),
+        look_up: one(reason::LOOK_UP, &[]),
+        poll: one(reason::LOOK_UP, &[(field::rip, R11)]),
+        fault: one(reason::FAULT, &[(field::detail, R10)]),
+        ..Exits::default()
+    };
+    let unknown = one(reason::BRANCH, &[]);
+    for view in View::ALL {
+        let search = search(&mut asm, view, unknown);
+        exits.branch[view as usize] = asm.here();
+        asm.store(field::site, R10);
+        table(&mut asm, view, search);
+        exits.go[view as usize] = asm.here();
+        asm.store_imm(field::site, NO_SITE as i32);
+        table(&mut asm, view, search);
+    }
+    (exits, asm.bytes)
+}
+
+/// Jumps by the view's branch table to the linear address in R11, without touching flags; to
+/// `search` with the address in [`Area::rip`] and RCX in [`Area::spill`] if the table does not
+/// know it or the pins want attention.
+fn table(asm: &mut Asm, view: View, search: u64) {
+    let table = Area::branch_table(view);
+    asm.store(field::rip, R11);
+    asm.store(field::spill, RCX);
+    asm.pext_gs(R10, R11, field::BRANCH_MASK);
+    asm.lea(R10, Mem::sum(R10, R10));
+    asm.load(RCX, Mem::gs_index8(R10, table));
+    asm.lea(RCX, Mem::sum(RCX, R11));
+    // Pins that are up make the sum wrong: added eightfold they are a small multiple of eight,
+    // and the difference of two RIPs in one slot is less than eight or more than the table.
+    asm.load(R11, field::pins);
+    asm.load32(R11, Mem::base(R11, 0));
+    asm.pext_gs(R11, R11, field::PIN_MASK);
+    let sum = Mem {
+        base: Some(RCX),
+        index: Some((R11, 3)),
+        disp: 0,
+        gs: false,
+    };
+    asm.lea(RCX, sum);
+    let hit = asm.jrcxz();
+    asm.jmp_to(search);
+    asm.bind(hit);
+    // The page that the code says is its own: the address less its offset, without flags.
+    asm.load(RCX, field::rip);
+    asm.pext_gs(R11, RCX, field::OFFSET_MASK);
+    asm.not(R11);
+    let page = Mem {
+        base: Some(RCX),
+        index: Some((R11, 0)),
+        disp: 1,
+        gs: false,
+    };
+    asm.lea(R11, page);
+    asm.store(field::page, R11);
+    asm.load(RCX, field::spill);
+    asm.jmp_mem(Mem::gs_index8(R10, table + 8));
+}
+
+/// Finds the block by the tables of code pages and of all blocks, enters it in the branch table
+/// and goes there; `unknown` if they do not know it either, or the pins want attention.
+fn search(asm: &mut Asm, view: View, unknown: u64) -> u64 {
+    let (table, code) = (Area::branch_table(view), Area::code_table(view));
+    let start = asm.here();
+    asm.store(field::saved, RAX);
+    asm.lahf();
+    asm.seto_al();
+    let mut out = Vec::new();
+    asm.load(R11, field::pins);
+    asm.load32(R11, Mem::base(R11, 0));
+    asm.test_mem32(R11, field::pin_mask);
+    out.push(asm.jcc(NOT_EQUAL));
+    // The page's part of the key and the offset in it.
+    asm.load(R11, field::rip);
+    asm.rorx(R10, R11, 8);
+    asm.and_imm32(R10, (CODE_PAGE_ENTRIES as u32 - 1) << 4);
+    asm.add_mem(R11, Mem::gs_base(R10, code));
+    asm.cmp_imm(R11, 0xfff);
+    out.push(asm.jcc(7)); // above
+    asm.add_mem(R11, Mem::gs_base(R10, code + 8));
+    // Its two places.
+    asm.load(RCX, field::hash);
+    asm.imul(RCX, R11);
+    asm.shr(RCX, 64 - targets::BITS as u8);
+    asm.shl(RCX, 4);
+    asm.mov(R10, RCX);
+    asm.add_mem(RCX, field::targets);
+    asm.cmp_mem(R11, Mem::base(RCX, 0));
+    let found = asm.jcc(EQUAL);
+    asm.xor_imm8(R10, 16);
+    asm.mov(RCX, R10);
+    asm.add_mem(RCX, field::targets);
+    asm.cmp_mem(R11, Mem::base(RCX, 0));
+    out.push(asm.jcc(NOT_EQUAL));
+    asm.bind(found);
+    asm.load(RCX, Mem::base(RCX, 8));
+    asm.store(field::target, RCX);
+    asm.load(R11, field::rip);
+    asm.pext_gs(R10, R11, field::BRANCH_MASK);
+    asm.shl(R10, 4);
+    asm.store(Mem::gs_base(R10, table + 8), RCX);
+    asm.mov(RCX, R11);
+    asm.neg(RCX);
+    asm.store(Mem::gs_base(R10, table), RCX);
+    asm.and_page(R11);
+    asm.store(field::page, R11);
+    asm.give_lahf();
+    asm.load(RAX, field::saved);
+    asm.load(RCX, field::spill);
+    asm.jmp_mem(field::target);
+    for hole in out {
+        asm.bind(hole);
+    }
+    asm.give_lahf();
+    asm.load(RAX, field::saved);
+    asm.load(RCX, field::spill);
+    asm.jmp_to(unknown);
+    start
+}
