@@ -138,7 +138,7 @@ mod tests {
     fn a_key_holds_page_mode_and_offset_and_ends_at_a_terabyte() {
         assert_eq!(
             Targets::key(RamOffset(0x1234_5678), 7),
-            Some(0x1234_5007_678)
+            Some(0x0123_4500_7678)
         );
         assert_eq!(Targets::key(RamOffset(1 << 40), 0), None);
     }
