@@ -413,7 +413,8 @@ impl Tables {
             negated_rip: 0,
             host: 0,
         });
-        self.branch[0].negated_rip = (1u64 << BRANCH_SHIFT).wrapping_neg();
+        // Not the next slot's: what pins that are up add to the sum would make RIP 0 a hit.
+        self.branch[0].negated_rip = ((BRANCH_ENTRIES as u64 / 2) << BRANCH_SHIFT).wrapping_neg();
         self.code.fill(CodePage {
             negated_page: 0,
             key: 0,

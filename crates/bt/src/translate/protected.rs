@@ -212,6 +212,23 @@ impl Building<'_, '_> {
     }
 
     fn plain_32(&mut self, i: &Instruction) -> bool {
+        // 32-bit code means the eight registers it has; the host would clear all sixteen.
+        match i.code() {
+            Code::VEX_Vzeroupper => {
+                for n in 0..8u8 {
+                    self.asm.raw(&[0xc5, 0xf8, 0x28, 0xc0 | n << 3 | n]); // vmovaps xmmN, xmmN
+                }
+                return false;
+            }
+            Code::VEX_Vzeroall => {
+                for n in 0..8u8 {
+                    let second = 0x80 | (!n & 15) << 3;
+                    self.asm.raw(&[0xc5, second, 0x57, 0xc0 | n << 3 | n]); // vxorps
+                }
+                return false;
+            }
+            _ => {}
+        }
         let mut native = *i;
         native.set_code(native_code(i.code()));
         native.set_segment_prefix(Register::None);

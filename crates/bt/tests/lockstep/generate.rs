@@ -1,10 +1,10 @@
 //! Random programs: instruction streams from the table's rows, biased to what compilers emit and
 //! to what breaks translators.
 
+use crate::narrow;
 use crate::rng::Rng;
-use crate::world::{
-    CODE, CODE_ALIAS, CODE_HIGH, CODE_PAGES, DATA, DATA_LOW, HIGH, MOVING, STACK, TABLE,
-};
+use crate::shape::{BASED, LIMITED, READ_ONLY, Shape};
+use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, DATA_LOW, MOVING, STACK, TABLE, UDATA};
 use iced_x86::{
     Code, Encoder, FlowControl, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind as Kind,
     OpKind, Register,
@@ -172,12 +172,13 @@ const COMMON: &[Code] = &[
 
 /// Rows that are not tried: their results are one unit in the last place apart, or they store
 /// the x87 pointers, which translated code does not keep, or they leave the program.
-fn excluded(row: &Row, user: bool) -> bool {
+fn excluded(row: &Row, user: bool, wide: bool) -> bool {
     use Mnemonic::*;
     let code = row.code;
     let m = code.mnemonic();
     let info = code.op_code();
-    if !info.mode64() || info.op_code_string().starts_with("9B ") {
+    let exists = if wide { info.mode64() } else { info.mode32() };
+    if !exists || info.op_code_string().starts_with("9B ") {
         return true;
     }
     if row.privilege == Privilege::Cpl0 && !user {
@@ -193,11 +194,13 @@ fn excluded(row: &Row, user: bool) -> bool {
         | Into | Xbegin | Xabort | Sysret | Sysretq | Lldt | Ltr | Lidt | Lgdt => true,
         // Through the TSS's bitmap, at ports that this test uses.
         Outsb | Outsw | Outsd => true,
+        // Segments that are not flat are the interpreter's.
+        Lds | Les | Lss => !wide,
         Mov | Pop
             if (0..info.op_count()).any(|n| {
                 matches!(
                     info.op_kind(n),
-                    Kind::seg_reg | Kind::ss | Kind::fs | Kind::gs
+                    Kind::seg_reg | Kind::es | Kind::ss | Kind::ds | Kind::fs | Kind::gs
                 )
             }) && m != Mnemonic::Nop =>
         {
@@ -218,11 +221,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn new() -> Rows {
+    pub fn new(wide: bool) -> Rows {
         let model = CpuModel::everything();
         let fit = |user: bool| {
             table::rows()
-                .filter(|r| model.has_all(r.code.cpuid_features()) && !excluded(r, user))
+                .filter(|r| model.has_all(r.code.cpuid_features()) && !excluded(r, user, wide))
                 .filter(|r| r.code.flow_control() == FlowControl::Next)
                 .map(|r| r.code)
                 .collect()
@@ -237,7 +240,7 @@ impl Rows {
 struct Builder<'a> {
     rng: &'a mut Rng,
     rows: &'a Rows,
-    user: bool,
+    shape: Shape,
     /// Linear address of the code.
     base: u64,
     items: Vec<Item>,
@@ -252,18 +255,18 @@ struct Builder<'a> {
 }
 
 /// Makes a program.
-pub fn program(rng: &mut Rng, rows: &Rows, user: bool, moving_entry: u64) -> Program {
+pub fn program(rng: &mut Rng, rows: &Rows, shape: Shape, moving_entry: u64) -> Program {
     loop {
-        if let Some(program) = attempt(rng, rows, user, moving_entry) {
+        if let Some(program) = attempt(rng, rows, shape, moving_entry) {
             return program;
         }
     }
 }
 
 /// A program, if it fits.
-fn attempt(rng: &mut Rng, rows: &Rows, user: bool, moving_entry: u64) -> Option<Program> {
-    let base = if !user && rng.chance(40) {
-        CODE_HIGH
+fn attempt(rng: &mut Rng, rows: &Rows, shape: Shape, moving_entry: u64) -> Option<Program> {
+    let base = if !shape.user && rng.chance(40) {
+        shape.code_high()
     } else {
         CODE
     };
@@ -271,18 +274,22 @@ fn attempt(rng: &mut Rng, rows: &Rows, user: bool, moving_entry: u64) -> Option<
     let mut b = Builder {
         rng,
         rows,
-        user,
+        shape,
         base,
         items: Vec::new(),
         labels: Vec::new(),
         at: base + entry,
-        encoder: Encoder::new(64),
+        encoder: Encoder::new(shape.bits()),
         hungry: Vec::new(),
         markers: Vec::new(),
         moving_entry,
         counters: 0,
     };
     let syncs = b.make()?;
+    let constant = |i: &mut Instruction, value: u64| match shape.wide {
+        true => i.set_immediate64(value),
+        false => i.set_immediate32(value as u32),
+    };
     let mut bytes = Vec::new();
     let mut starts = Vec::new();
     for n in 0..b.items.len() {
@@ -291,12 +298,14 @@ fn attempt(rng: &mut Rng, rows: &Rows, user: bool, moving_entry: u64) -> Option<
         let address = |l: Label| b.items[b.labels[l].expect("a bound label")].at;
         match item.fix {
             Fix::None => {}
-            Fix::Branch(l) => i.set_near_branch64(address(l)),
-            Fix::Address(l, plus) => i.set_immediate64(address(l).wrapping_add(plus)),
-            Fix::Pushed(l) => i.set_immediate32to64(address(l) as i32 as i64),
+            Fix::Branch(l) if shape.wide => i.set_near_branch64(address(l)),
+            Fix::Branch(l) => i.set_near_branch32(address(l) as u32),
+            Fix::Address(l, plus) => constant(&mut i, address(l).wrapping_add(plus)),
+            Fix::Pushed(l) if shape.wide => i.set_immediate32to64(address(l) as i32 as i64),
+            Fix::Pushed(l) => i.set_immediate32(address(l) as u32),
             Fix::Immediate(l, plus) => {
                 let at = &b.items[b.labels[l].expect("a bound label")];
-                i.set_immediate64((at.at + at.len - 4).wrapping_add(plus));
+                constant(&mut i, (at.at + at.len - 4).wrapping_add(plus));
             }
         }
         let len = b.encoder.encode(&i, item.at).expect("encodes again") as u64;
@@ -331,6 +340,10 @@ impl Builder<'_> {
         if let Fix::Branch(_) = fix {
             i.set_near_branch64(self.at);
         }
+        if !self.shape.wide {
+            i = narrow::instruction(&i);
+        }
+        let insn = i;
         let Ok(len) = self.encoder.encode(&i, self.at) else {
             drop(self.encoder.take_buffer());
             return false;
@@ -364,15 +377,20 @@ impl Builder<'_> {
         assert!(self.put_fixed(i, Fix::Branch(l)));
     }
 
+    /// Exceptions do not need the program's stack.
+    fn has_own_stack(&self) -> bool {
+        self.shape.user || self.shape.long
+    }
+
     fn gpr(&mut self) -> Register {
         loop {
             // The stolen ones more often.
-            let n = if self.rng.chance(30) {
-                10 + self.rng.below(2)
-            } else {
-                self.rng.below(16)
+            let n = match self.shape.wide {
+                false => self.rng.below(8),
+                true if self.rng.chance(30) => 10 + self.rng.below(2),
+                true => self.rng.below(16),
             };
-            if n != 4 || self.rng.chance(4) {
+            if n != 4 || self.rng.chance(4) && self.has_own_stack() {
                 return GPR64[n as usize];
             }
         }
@@ -389,7 +407,8 @@ impl Builder<'_> {
         if host != 0 && rng.chance(20) {
             return host + rng.below(0x8000);
         }
-        let base = rng.pick(&[DATA, DATA, DATA_LOW]);
+        let shape = self.shape;
+        let base = rng.pick(&[shape.data(), shape.data(), DATA_LOW]);
         let size = size.max(1);
         let align = size.next_power_of_two().min(64);
         match rng.below(100) {
@@ -415,7 +434,7 @@ impl Builder<'_> {
                 page + (rng.below(0x100) & !(align - 1)).min(0x100u64.saturating_sub(size))
             }
             95 => rng.pick(&[STACK, STACK + 0x2000]) - rng.below(size),
-            96 => HIGH + 0x9800 + 0x400,
+            96 => shape.high() + 0x9800 + 0x400,
             97 => rng.pick(&[0, 0u64.wrapping_sub(size), 1u64.wrapping_sub(size), 8]),
             98 => {
                 let edge = 0x0000_8000_0000_0000u64;
@@ -428,13 +447,20 @@ impl Builder<'_> {
     /// Gives an instruction a memory operand; instructions that make its address go before.
     fn memory(&mut self, i: &mut Instruction, size: u64) -> Option<()> {
         let ea = self.address(size);
-        let narrow = ea < 1 << 32 && self.rng.chance(12);
+        let wide = self.shape.wide;
+        if !wide && self.rng.chance(2) {
+            return self.short_memory(i);
+        }
+        let narrow = wide && ea < 1 << 32 && self.rng.chance(12);
         if self.rng.chance(4) {
-            let segment = self.rng.pick(&[Register::DS, Register::SS, Register::ES]);
+            let cs = if wide { Register::DS } else { Register::CS };
+            let segment = self
+                .rng
+                .pick(&[Register::DS, Register::SS, Register::ES, cs]);
             i.set_segment_prefix(segment);
         }
         let form = self.rng.below(20);
-        if form == 0 {
+        if form == 0 || form == 1 && !wide {
             // Relative to FS or GS, wherever that is.
             let segment = self.rng.pick(&[Register::FS, Register::GS]);
             i.set_segment_prefix(segment);
@@ -444,19 +470,22 @@ impl Builder<'_> {
                 return Some(());
             }
             let base = self.gpr();
-            let value = self.rng.below(0x1800);
+            let mut value = self.rng.below(0x1800);
+            if !wide && self.rng.chance(30) {
+                value = value.wrapping_neg();
+            }
             self.imm64(base, value);
             i.set_memory_base(base);
             return Some(());
         }
         let near = ea.wrapping_sub(self.at) as i64;
-        if (form == 1 || form == 2) && near == i64::from(near as i32) {
+        if wide && (form == 1 || form == 2) && near == i64::from(near as i32) {
             i.set_memory_base(if narrow { Register::EIP } else { Register::RIP });
             i.set_memory_displ_size(if narrow { 4 } else { 8 });
             i.set_memory_displacement64(ea);
             return Some(());
         }
-        if form == 3 && ea as i64 == i64::from(ea as i32) {
+        if form == 3 && (!wide || ea as i64 == i64::from(ea as i32)) {
             i.set_memory_displ_size(8);
             i.set_memory_displacement64(ea);
             return Some(());
@@ -509,6 +538,25 @@ impl Builder<'_> {
         Some(())
     }
 
+    /// A memory operand of 16-bit registers, in the first page.
+    fn short_memory(&mut self, i: &mut Instruction) -> Option<()> {
+        let base = self.rng.pick(&[Register::BX, Register::BP]);
+        let index = self.rng.pick(&[Register::SI, Register::DI, Register::None]);
+        let (b, x) = (self.rng.edge(), self.rng.edge());
+        self.imm64(Register::RAX + base.number() as u32, b);
+        let mut sum = b;
+        if index != Register::None {
+            self.imm64(Register::RAX + index.number() as u32, x);
+            sum = sum.wrapping_add(x);
+        }
+        let displacement = self.rng.below(0x1000).wrapping_sub(sum) & 0xffff;
+        i.set_memory_base(base);
+        i.set_memory_index(index);
+        i.set_memory_displ_size(2);
+        i.set_memory_displacement64(displacement);
+        Some(())
+    }
+
     fn operand(&mut self, i: &mut Instruction, n: u32) -> Option<()> {
         let info = i.op_code();
         let kind = info.op_kind(n);
@@ -534,7 +582,7 @@ impl Builder<'_> {
             }
             Kind::mem_offs => {
                 let at = self.address(size);
-                let narrow = at < 1 << 32 && self.rng.chance(30);
+                let narrow = !self.shape.wide || at < 1 << 32 && self.rng.chance(30);
                 i.set_op_kind(n, OpKind::Memory);
                 i.set_memory_displ_size(if narrow { 4 } else { 8 });
                 i.set_memory_displacement64(at);
@@ -581,6 +629,10 @@ impl Builder<'_> {
                 .rng
                 .pick(&[Register::CR0, Register::CR3, Register::CR4]),
             Kind::dr_reg => Register::DR0 + (r & 7),
+            Kind::es => Register::ES,
+            Kind::cs => Register::CS,
+            Kind::ss => Register::SS,
+            Kind::ds => Register::DS,
             Kind::fs => Register::FS,
             Kind::gs => Register::GS,
             Kind::al => Register::AL,
@@ -678,11 +730,16 @@ impl Builder<'_> {
         for _ in 0..20 {
             let code = if self.rng.chance(65) {
                 self.rng.pick(COMMON)
-            } else if self.user {
+            } else if self.shape.user {
                 self.rng.pick(&self.rows.user)
             } else {
                 self.rng.pick(&self.rows.supervisor)
             };
+            let leave = matches!(code, Code::Leavew | Code::Leaved | Code::Leaveq);
+            let enter = matches!(code, Code::Enterw_imm16_imm8 | Code::Enterd_imm16_imm8);
+            if (leave || enter) && !self.has_own_stack() {
+                continue;
+            }
             if self.attempt(code).is_some() {
                 return;
             }
@@ -703,7 +760,9 @@ impl Builder<'_> {
         let info = code.op_code();
         let mut i = Instruction::default();
         i.set_code(code);
-        i.set_code_size(iced_x86::CodeSize::Code64);
+        if self.shape.wide {
+            i.set_code_size(iced_x86::CodeSize::Code64);
+        }
         for n in 0..info.op_count() {
             self.operand(&mut i, n)?;
         }
@@ -759,8 +818,11 @@ impl Builder<'_> {
 
     /// XSAVE to a place of its own, its x87 pointers wiped, and back.
     fn image(&mut self, m: Mnemonic) -> Option<()> {
-        let at = DATA + 0x1000 + (self.rng.below(0x800) & !0x3f);
-        let r = self.rng.pick(&[Register::RBX, Register::R10, Register::R9]);
+        let at = self.shape.data() + 0x1000 + (self.rng.below(0x800) & !0x3f);
+        let r = match self.shape.wide {
+            true => self.rng.pick(&[Register::RBX, Register::R10, Register::R9]),
+            false => Register::RBX,
+        };
         self.imm64(r, at);
         self.imm64(Register::RAX, 7);
         self.imm64(Register::RDX, 0);
@@ -770,14 +832,14 @@ impl Builder<'_> {
             _ => (Code::Xsave_mem, Code::Xrstor_mem),
         };
         // The header's reserved bytes must be zero, and XSAVE does not write them.
-        for d in [512, 520, 528, 536, 544, 552, 560, 568] {
+        for d in (512..576).step_by(4) {
             if save == Code::Xsave_mem {
-                self.put(Instruction::with2(Code::Mov_rm64_imm32, mem(d), 0i32).unwrap());
+                self.put(Instruction::with2(Code::Mov_rm32_imm32, mem(d), 0i32).unwrap());
             }
         }
         self.put(Instruction::with1(save, mem(0)).unwrap());
-        for d in [8, 16] {
-            self.put(Instruction::with2(Code::Mov_rm64_imm32, mem(d), 0i32).unwrap());
+        for d in [8, 12, 16, 20] {
+            self.put(Instruction::with2(Code::Mov_rm32_imm32, mem(d), 0i32).unwrap());
         }
         self.put(Instruction::with2(Code::Mov_rm16_imm16, mem(6), 0i32).unwrap());
         if save == Code::Xsave_mem {
@@ -851,8 +913,8 @@ impl Builder<'_> {
         let alias = match self.rng.below(3) {
             0 => 0,
             1 => CODE_ALIAS.wrapping_sub(self.base),
-            _ if self.user => 0,
-            _ => CODE_HIGH.wrapping_sub(self.base),
+            _ if self.shape.user => 0,
+            _ => self.shape.code_high().wrapping_sub(self.base),
         };
         let r = loop {
             let r = self.gpr();
@@ -1025,7 +1087,7 @@ impl Builder<'_> {
                     reload(self);
                 }
             }
-            7 => {
+            7 if self.shape.wide => {
                 self.put(Instruction::with(Code::Swapgs));
             }
             8 => {
@@ -1041,7 +1103,9 @@ impl Builder<'_> {
                 let l = self.label();
                 let odd = self.rng.pick(&[0u64, 0, 0x21_0000, 0x3000]);
                 let flags = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
-                for v in [0x10, STACK + 0x1800, flags, 8] {
+                let frame = [0x10, STACK + 0x1800, flags, 8];
+                for v in &frame[if self.shape.long { 0 } else { 2 }..] {
+                    let v = *v;
                     self.put(Instruction::with1(Code::Pushq_imm32, v as i32).unwrap());
                 }
                 self.fixed64(Register::R11, Fix::Address(l, 0));
@@ -1058,11 +1122,35 @@ impl Builder<'_> {
                 self.put(i.unwrap());
                 self.with(Code::Mov_cr_r64, Register::CR0, Register::RAX);
             }
+            _ if !self.shape.wide => {
+                self.put(Instruction::with(Code::Pushad));
+                self.put(Instruction::with(Code::Popad));
+            }
             _ => {
                 let v = self.rng.below(16);
                 al(self, v);
                 self.with(Code::Mov_cr_r64, Register::CR8, Register::RAX);
             }
+        }
+    }
+
+    /// FS or GS loaded: with a base, with a limit, not to be written, flat, null.
+    fn segment(&mut self) {
+        let all = [BASED, BASED, LIMITED, READ_ONLY, UDATA, 0];
+        let selector = self.rng.pick(&all);
+        let r = self.gpr();
+        self.imm64(r, selector.into());
+        let segment = self.rng.pick(&[Register::FS, Register::GS]);
+        if self.rng.chance(50) {
+            let r = Register::EAX + r.number() as u32;
+            self.with(Code::Mov_Sreg_r32m16, segment, r);
+        } else {
+            self.put(Instruction::with1(Code::Push_r64, r).unwrap());
+            let pop = match segment {
+                Register::FS => Code::Popd_FS,
+                _ => Code::Popd_GS,
+            };
+            self.put(Instruction::with1(pop, segment).unwrap());
         }
     }
 
@@ -1073,7 +1161,7 @@ impl Builder<'_> {
             0..=61 => self.random(),
             62..=69 => self.marker(),
             70..=75 => self.self_modify(),
-            76..=79 if !self.user => self.supervisor(),
+            76..=79 if !self.shape.user => self.supervisor(),
             80..=83 => {
                 // An interrupt asked for, now or when IF is set.
                 let v = if self.rng.chance(25) {
@@ -1089,7 +1177,8 @@ impl Builder<'_> {
             84 => {
                 self.put(Instruction::with(Code::Int3));
             }
-            85 | 98 if self.user => {
+            85 | 98 | 99 if !self.shape.wide => self.segment(),
+            85 | 98 if self.shape.user => {
                 self.put(Instruction::with(Code::Syscall));
             }
             86 => {

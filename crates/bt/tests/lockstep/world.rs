@@ -2,6 +2,9 @@
 //! that records and that leads the guest past a faulting instruction.
 
 use crate::rng::Rng;
+use crate::shape::{BASED, Frame, LIMITED, READ_ONLY, Shape, UCODE_32};
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
 use mem::{Gpa, GuestMemory, PAGE_SIZE};
 use std::sync::Arc;
 use x86::cpuid::CpuModel;
@@ -12,15 +15,15 @@ use x86::{Bus, Engine, Signals, Vcpu};
 pub const RAM: u64 = 1 << 20;
 /// Linear address of physical address 0, for the supervisor.
 pub const HIGH: u64 = 0xffff_ffff_a000_0000;
-const GDT: u64 = 0x1000;
-const IDT: u64 = 0x2000;
-const TSS: u64 = 0x4000;
-const STUBS: u64 = 0x8000;
-const COMMON: u64 = 0x9000;
-const TRANSPARENT: u64 = 0x9100;
+pub const GDT: u64 = 0x1000;
+pub const IDT: u64 = 0x2000;
+pub const TSS: u64 = 0x4000;
+pub const STUBS: u64 = 0x8000;
+pub const COMMON: u64 = 0x9000;
+pub const TRANSPARENT: u64 = 0x9100;
 const SYSCALL: u64 = 0x9200;
 /// What the handlers leave: CR2, counts, a vector register.
-const NOTES: u64 = 0x9800;
+pub const NOTES: u64 = 0x9800;
 /// Top of the stack of exceptions, of interrupts, of CPL 0.
 const IST1: u64 = 0xc000;
 const IST2: u64 = 0xe000;
@@ -85,7 +88,7 @@ pub struct Recorder {
     pub syncs: Vec<u64>,
     /// Where the program runs.
     pub base: u64,
-    pub user: bool,
+    pub shape: Shape,
     /// IOPL of the program, as RFLAGS has it.
     pub iopl: u64,
     since: u32,
@@ -112,14 +115,30 @@ impl Recorder {
         self.ram.write_word(Gpa(at), value).expect("RAM");
     }
 
+    /// Where a linear address is, for the supervisor of a 32-bit kernel.
+    pub fn physical(&self, linear: u64) -> u64 {
+        let (shifts, bits) = self.shape.levels();
+        let size = if self.shape.pae { 8 } else { 4 };
+        let mut table = TABLES;
+        for shift in shifts.iter().chain(&[12]) {
+            let at = table + size * (linear >> shift & ((1 << bits) - 1));
+            table = u64::from(self.ram.read_word::<u32>(Gpa(at)).unwrap_or(0)) & !0xfff;
+        }
+        table | linear & 0xfff
+    }
+
     /// Records an exception and leads the program past it.
     fn exception(&mut self) {
         let top = IST1;
-        let (vector, code) = (self.quad(top - 56), self.quad(top - 48));
-        let mut frame = [0; 5];
-        for (n, word) in frame.iter_mut().enumerate() {
-            *word = self.quad(top - 40 + 8 * n as u64);
-        }
+        let found = (!self.shape.long).then(|| Frame::find(self));
+        let (vector, code, mut frame) = match &found {
+            Some(f) => (f.vector, f.code, f.words),
+            None => {
+                let word = |n: u64| self.quad(top - 40 + 8 * n);
+                let frame = core::array::from_fn(|n| word(n as u64));
+                (self.quad(top - 56), self.quad(top - 48), frame)
+            }
+        };
         let [rip, cs, flags, rsp, ss] = frame;
         self.pushed.push(flags & rflags::ARITHMETIC);
         frame[2] &= !rflags::ARITHMETIC;
@@ -131,7 +150,7 @@ impl Recorder {
             cr2,
         });
         self.since += 1;
-        let bases = [CODE, CODE_ALIAS, CODE_HIGH];
+        let bases = [CODE, CODE_ALIAS, self.shape.code_high()];
         let here = bases
             .iter()
             .copied()
@@ -152,11 +171,7 @@ impl Recorder {
         };
         let (mut cs, mut ss, mut rsp) = (cs, ss, rsp);
         if next == self.recovery() {
-            let (c, s) = if self.user {
-                (UCODE, UDATA)
-            } else {
-                (KCODE, KDATA)
-            };
+            let (c, s) = self.shape.selectors();
             (cs, ss) = (c.into(), s.into());
             rsp = STACK + 0x1800;
         }
@@ -164,7 +179,11 @@ impl Recorder {
         // `bt::translate`.
         let keep = rflags::IF | rflags::DF | rflags::ID;
         let flags = flags & keep | rflags::FIXED | self.iopl | vector & 0x55 & rflags::ARITHMETIC;
-        for (n, word) in [next, cs, flags, rsp, ss].into_iter().enumerate() {
+        let words = [next, cs, flags, rsp, ss];
+        if let Some(found) = found {
+            return found.set(self, words);
+        }
+        for (n, word) in words.into_iter().enumerate() {
             self.set_quad(top - 40 + 8 * n as u64, word);
         }
     }
@@ -242,11 +261,15 @@ impl Bus for Recorder {
     }
 }
 
+/// Writes a handler.
+type Handler<'a> = dyn Fn(&mut CodeAssembler) -> Result<(), IcedError> + 'a;
+
 pub struct World {
     pub ram: Arc<GuestMemory>,
     pub signals: Arc<Signals>,
     pub bus: Recorder,
     pub vcpu: Box<dyn Vcpu>,
+    pub shape: Shape,
     next_table: u64,
 }
 
@@ -259,7 +282,7 @@ fn segment(selector: u16, attributes: u16) -> Segment {
     }
 }
 
-fn descriptor(base: u64, limit: u64, attributes: u64) -> u64 {
+pub fn descriptor(base: u64, limit: u64, attributes: u64) -> u64 {
     limit & 0xffff
         | (base & 0xff_ffff) << 16
         | (attributes & 0xff) << 40
@@ -274,7 +297,7 @@ const U: u64 = 4;
 const NX: u64 = 1 << 63;
 
 impl World {
-    pub fn new(engine: &dyn Engine, user: bool) -> World {
+    pub fn new(engine: &dyn Engine, shape: Shape) -> World {
         let ram = Arc::new(GuestMemory::flat(RAM).expect("memory"));
         let signals = Arc::new(Signals::default());
         let vcpu = engine
@@ -291,7 +314,7 @@ impl World {
             starts: Vec::new(),
             syncs: Vec::new(),
             base: CODE,
-            user,
+            shape,
             iopl: 0,
             since: 0,
             vectors: Vec::new(),
@@ -303,10 +326,29 @@ impl World {
             signals,
             bus,
             vcpu,
+            shape,
             next_table: TABLES + 0x1000,
         };
-        w.tables();
-        w.map_all(user);
+        if shape.long {
+            w.tables();
+        } else {
+            w.tables_32();
+        }
+        for (selector, d) in [
+            (BASED, descriptor(shape.data() + 0x123, 0xf_ffff, 0xcf3)),
+            (LIMITED, descriptor(shape.data(), 0x17ff, 0x4f3)),
+            (READ_ONLY, descriptor(shape.data() + 0x800, 0xf_ffff, 0xcf1)),
+        ] {
+            w.quad(GDT + u64::from(selector & !7), d);
+        }
+        w.quad(TSS + 4, shape.high() + RSP0);
+        if !shape.long {
+            w.quad(TSS + 8, KDATA.into());
+        }
+        // The I/O permission bitmap: all ports allowed.
+        w.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
+        w.bytes(TSS + 0x2068, &[0xff; 8]);
+        w.map_all();
         w
     }
 
@@ -328,11 +370,33 @@ impl World {
         self.quad(IDT + 16 * n + 8, to >> 32);
     }
 
+    /// The beginning of a handler: a zero where there is no error code, the vector.
+    pub fn stub(&self, n: u64) {
+        let coded = matches!(n, 8 | 10..=14 | 17 | 21);
+        let mut stub = Vec::new();
+        if !coded {
+            stub.extend([0x6a, 0]);
+        }
+        stub.push(0x68);
+        stub.extend((n as u32).to_le_bytes());
+        let from = STUBS + 16 * n + stub.len() as u64 + 5;
+        stub.push(0xe9);
+        stub.extend((COMMON.wrapping_sub(from) as u32).to_le_bytes());
+        self.bytes(STUBS + 16 * n, &stub);
+    }
+
+    pub fn assemble(&self, at: u64, f: &Handler) {
+        let bits = if self.shape.long { 64 } else { 32 };
+        let mut a = CodeAssembler::new(bits).unwrap();
+        f(&mut a).unwrap();
+        self.bytes(at, &a.assemble(self.shape.high() + at).unwrap());
+    }
+
     fn tables(&mut self) {
         for (selector, d) in [
             (KCODE, descriptor(0, 0xf_ffff, 0xa9b)),
             (KDATA, descriptor(0, 0xf_ffff, 0xc93)),
-            (0x18, descriptor(0, 0xf_ffff, 0xcfb)),
+            (UCODE_32, descriptor(0, 0xf_ffff, 0xcfb)),
             (UDATA, descriptor(0, 0xf_ffff, 0xcf3)),
             (UCODE, descriptor(0, 0xf_ffff, 0xafb)),
             (0x30, descriptor(HIGH + TSS, 0x206f, 0x8b)),
@@ -341,17 +405,7 @@ impl World {
         }
         self.quad(GDT + 0x38, (HIGH + TSS) >> 32);
         for n in 0..256u64 {
-            let coded = matches!(n, 8 | 10..=14 | 17 | 21);
-            let mut stub = Vec::new();
-            if !coded {
-                stub.extend([0x6a, 0]);
-            }
-            stub.push(0x68);
-            stub.extend((n as u32).to_le_bytes());
-            let from = STUBS + 16 * n + stub.len() as u64 + 5;
-            stub.push(0xe9);
-            stub.extend((COMMON.wrapping_sub(from) as u32).to_le_bytes());
-            self.bytes(STUBS + 16 * n, &stub);
+            self.stub(n);
             let dpl = if matches!(n, 3 | 4 | 0x40) { 3 } else { 0 };
             if n == 2 || (0x30..0x38).contains(&n) {
                 self.gate(n, TRANSPARENT, 2, 0);
@@ -360,14 +414,7 @@ impl World {
             }
         }
         let notes = HIGH + NOTES;
-        let assemble = |at: u64,
-                        f: &dyn Fn(
-            &mut iced_x86::code_asm::CodeAssembler,
-        ) -> Result<(), iced_x86::IcedError>| {
-            let mut a = iced_x86::code_asm::CodeAssembler::new(64).unwrap();
-            f(&mut a).unwrap();
-            self.bytes(at, &a.assemble(HIGH + at).unwrap());
-        };
+        let assemble = |at: u64, f: &Handler| self.assemble(at, f);
         use iced_x86::code_asm::*;
         assemble(COMMON, &|a| {
             a.push(rax)?;
@@ -390,45 +437,60 @@ impl World {
             a.out(0x83, al)?;
             a.sysretq()
         });
-        self.quad(TSS + 4, HIGH + RSP0);
         self.quad(TSS + 0x24, HIGH + IST1);
         self.quad(TSS + 0x2c, HIGH + IST2);
-        // The I/O permission bitmap: all ports allowed.
-        self.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
-        self.bytes(TSS + 0x2068, &[0xff; 8]);
     }
 
     /// Maps one page; gives the physical address of its entry.
     pub fn map(&mut self, linear: u64, at: u64, bits: u64) -> u64 {
         let mut table = TABLES;
-        for shift in [39, 30, 21] {
-            let entry = table + 8 * (linear >> shift & 511);
-            let mut value: u64 = self.ram.read_word(Gpa(entry)).expect("RAM");
-            if value & P == 0 {
-                value = self.next_table | P | W | U;
+        let (shifts, index) = self.shape.levels();
+        let size = if self.shape.long || self.shape.pae {
+            8
+        } else {
+            4
+        };
+        let slot = |table: u64, shift: u32| table + size * (linear >> shift & ((1 << index) - 1));
+        for shift in shifts {
+            let entry = slot(table, *shift);
+            let mut value: u32 = self.ram.read_word(Gpa(entry)).expect("RAM");
+            if u64::from(value) & P == 0 {
+                // An entry of the four that PAE begins with has no rights.
+                let rights = if self.shape.pae && *shift == 30 {
+                    P
+                } else {
+                    P | W | U
+                };
+                value = (self.next_table | rights) as u32;
                 self.next_table += 0x1000;
                 assert!(self.next_table <= CODE_AT, "no room for page tables");
-                self.quad(entry, value);
+                self.ram.write_word(Gpa(entry), value).expect("RAM");
             }
-            table = value & 0xf_ffff_f000;
+            table = u64::from(value & !0xfff);
         }
-        let entry = table + 8 * (linear >> 12 & 511);
-        self.quad(entry, at | bits);
+        let entry = slot(table, 12);
+        if size == 8 {
+            self.quad(entry, at | bits);
+        } else {
+            let value = (at | bits) as u32;
+            self.ram.write_word(Gpa(entry), value).expect("RAM");
+        }
         entry
     }
 
-    fn map_all(&mut self, user: bool) {
-        let u = if user { U } else { 0 };
+    fn map_all(&mut self) {
+        let shape = self.shape;
+        let u = if shape.user { U } else { 0 };
         for n in 0..RAM >> 12 {
-            self.map(HIGH + (n << 12), n << 12, P | W);
+            self.map(shape.high() + (n << 12), n << 12, P | W);
         }
         for n in 0..CODE_PAGES {
             let at = CODE_AT + (n << 12);
             self.map(CODE + (n << 12), at, P | W | u);
             self.map(CODE_ALIAS + (n << 12), at, P | W | u);
-            self.map(CODE_HIGH + (n << 12), at, P | W);
+            self.map(shape.code_high() + (n << 12), at, P | W);
         }
-        for base in [DATA, DATA_LOW] {
+        for base in [shape.data(), DATA_LOW] {
             // Read-write, read-only, a hole, the first two again, the supervisor's, a device's.
             let pages = [
                 (0, P | W | U | NX),
@@ -444,37 +506,47 @@ impl World {
                 (0, 0),
             ];
             for (n, (page, bits)) in pages.into_iter().enumerate() {
-                self.map(base + ((n as u64) << 12), DATA_AT + (page << 12), bits);
+                let linear = base + ((n as u64) << 12);
+                if shape.wide || linear >> 32 == 0 {
+                    self.map(linear, DATA_AT + (page << 12), bits);
+                }
             }
         }
+        if !shape.wide {
+            // Data goes on at the other end of the address space.
+            self.map(0, DATA_AT + 0x1000, P | W | U);
+        }
+        // Exceptions of a 32-bit supervisor need its stack whatever SMAP says.
+        let stack = if shape.long { U } else { u };
         for n in 0..2 {
-            self.map(STACK + (n << 12), STACK_AT + (n << 12), P | W | U);
+            self.map(STACK + (n << 12), STACK_AT + (n << 12), P | W | stack);
         }
         self.map(TABLE, TABLE_AT, P | W | U);
         self.map(MOVING, DATA_AT, P | W | U);
     }
 
     /// Linear address (for the supervisor) of the entry of [`MOVING`].
-    pub fn moving_entry() -> u64 {
+    pub fn moving_entry(shape: Shape) -> u64 {
         // The tables come in the order in which they were mapped: found, not known.
-        let mut w = World::new(&x86::interp::Interpreter, false);
-        HIGH + w.map(MOVING, DATA_AT, P | W | U)
+        let mut w = World::new(&x86::interp::Interpreter, shape);
+        shape.high() + w.map(MOVING, DATA_AT, P | W | U)
     }
 
     /// The state in which a program begins.
     pub fn start(&self, rng: &mut Rng) -> CpuState {
-        let user = self.bus.user;
+        let shape = self.shape;
+        let (user, data) = (shape.user, shape.data());
         let mut s = self.vcpu.state();
         s.gdtr = TableRegister {
-            base: HIGH + GDT,
+            base: shape.high() + GDT,
             limit: 0xfff,
         };
         s.idtr = TableRegister {
-            base: HIGH + IDT,
+            base: shape.high() + IDT,
             limit: 0xfff,
         };
         s.tr = Segment {
-            base: HIGH + TSS,
+            base: shape.high() + TSS,
             limit: 0x206f,
             ..segment(0x30, 0x8b)
         };
@@ -490,25 +562,38 @@ impl World {
         }
         s.xcr0 = 7;
         s.efer = efer::LME | efer::LMA | efer::SCE | efer::NXE;
+        if !shape.long {
+            s.efer = if shape.pae { efer::NXE } else { 0 };
+            if !shape.pae {
+                s.cr4 &= !cr4::PAE;
+            }
+            for (n, entry) in s.pdpte.iter_mut().enumerate() {
+                *entry = self.bus.quad(TABLES + 8 * n as u64);
+            }
+        }
         s.cpl = if user { 3 } else { 0 };
-        let (code, data) = if user {
-            (segment(UCODE, 0xafb), segment(UDATA, 0xcf3))
-        } else {
-            (segment(KCODE, 0xa9b), segment(KDATA, 0xc93))
-        };
-        s.seg = [data; 6];
-        s.seg[seg::CS as usize] = code;
-        let odd = rng.pick(&[0, CODE_ALIAS + 0x2f00, HIGH, TABLE + 0x800]);
-        let odd = rng.pick(&[DATA_LOW + 0x800, DATA + 0xff0, odd]);
-        s.seg[seg::FS as usize].base = DATA + rng.below(0x1800);
+        let (cs, ss) = shape.selectors();
+        let dpl = if user { 0x60 } else { 0 };
+        let code = if shape.wide { 0xa9b } else { 0xc9b };
+        s.seg = [segment(ss, 0xc93 | dpl); 6];
+        s.seg[seg::CS as usize] = segment(cs, code | dpl);
+        let odd = rng.pick(&[0, CODE_ALIAS + 0x2f00, shape.high(), TABLE + 0x800]);
+        let odd = rng.pick(&[DATA_LOW + 0x800, data + 0xff0, odd]);
+        let odd = if shape.wide { odd } else { odd & 0xffff_ffff };
+        s.seg[seg::FS as usize].base = data + rng.below(0x1800);
         s.seg[seg::GS as usize].base = odd;
-        s.msr.kernel_gs_base = DATA + rng.below(0x2000);
+        s.msr.kernel_gs_base = data + rng.below(0x2000);
         s.msr.star = 0x1b << 48 | u64::from(KCODE) << 32;
         s.msr.lstar = HIGH + SYSCALL;
         // Linux's, mostly.
         s.msr.sfmask = rng.pick(&[0x25_7fd5, 0x25_7fd5, 0x25_7fd5, 0x4_4700]);
         for r in &mut s.gpr {
             *r = rng.edge();
+        }
+        if !shape.long {
+            for (n, r) in s.gpr.iter_mut().enumerate() {
+                *r = if n < 8 { *r & 0xffff_ffff } else { 0 };
+            }
         }
         s.gpr[4] = STACK + 0x1800;
         let iopl = rng.pick(&[0, 0, 0, rflags::IOPL]);
