@@ -67,7 +67,8 @@ struct Run {
     /// CPU model; `moinho cpu-models` lists them
     #[arg(long, value_name = "NAME")]
     cpu_model: Option<String>,
-    /// What runs the processors
+    /// What runs the processors; auto: kvm if measuring shows it to be real, else bt (interp where
+    /// instructions are counted or traced)
     #[arg(long, value_enum, default_value = "auto")]
     engine: Engine,
     /// Use the engine even if it was found to be too slow to be of use

@@ -68,7 +68,10 @@ fn a_signal_ends_the_run_with_its_number() {
 fn statistics_are_json_on_request_and_the_hosts_memory_is_little() {
     let trace = std::env::temp_dir().join(format!("moinho-trace-{}", std::process::id()));
     let to = format!("io,irq,exit:{}", trace.display());
-    let mut vm = Vm::start(&["--memory", "64M", "--stats", "--json", "--trace", &to]);
+    // The interpreter counts instructions.
+    let mut args = vec!["--memory", "64M", "--engine", "interp"];
+    args.extend(["--stats", "--json", "--trace", &to]);
+    let mut vm = Vm::start(&args);
     vm.expect("moinho> ");
     vm.type_in("poweroff\n");
     let (status, screen, errors) = vm.finish();

@@ -85,7 +85,8 @@ fn the_terminal_is_restored_when_the_guest_or_the_user_ends_the_run() {
 #[test]
 fn the_terminal_is_restored_when_a_signal_ends_the_run() {
     for (name, number) in [("-TERM", 15), ("-INT", 2), ("-HUP", 1)] {
-        let mut session = start(&[]);
+        // A named engine is not announced.
+        let mut session = start(&["--engine", "bt"]);
         session.expect("moinho> ");
         assert!(session.is_raw());
         let id = session.child.id().to_string();

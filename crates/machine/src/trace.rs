@@ -45,6 +45,11 @@ impl Kinds {
         ("all", Kinds(127)),
     ];
 
+    /// True if some of `kinds` are in the set.
+    pub fn has(self, kinds: Kinds) -> bool {
+        self.0 & kinds.0 != 0
+    }
+
     /// Reads `io,irq`. The error names the word that is no kind and those that are.
     pub fn parse(text: &str) -> Result<Kinds, String> {
         let mut kinds = Kinds::default();

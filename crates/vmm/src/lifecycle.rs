@@ -23,7 +23,7 @@ use machine::trace::{Kinds, Sink, Trace};
 use machine::{End, Host, Machine, lock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -133,8 +133,14 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         config.spec.append.clone_from(append);
     }
     let model = cpu_model(&config.spec.cpu_model, config.spec.cpus)?;
-    let counting = matches!(config.spec.clock, ClockKind::Instructions(_));
-    let open = |choice| engines::choose(choice, counting, config.force);
+    let needs = engines::Needs {
+        counting: matches!(config.spec.clock, ClockKind::Instructions(_)),
+        tracing: config
+            .trace
+            .as_ref()
+            .is_some_and(|t| t.kinds.has(Kinds::INSN)),
+    };
+    let open = |choice| engines::choose(choice, needs, config.force);
     let (mut engine, engine_reason) = open(config.engine)?;
     let mut moves = Vec::new();
     for &(choice, after_s) in &config.moves {
@@ -186,8 +192,7 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         trace,
     );
     let machine = Arc::new(machine.map_err(UserError)?);
-    // For whoever watches; scripts find it in --stats.
-    if config.engine == EngineChoice::Auto && std::io::stderr().is_terminal() {
+    if config.engine == EngineChoice::Auto {
         host.event(format!("engine {}: {engine_reason}", engine.name()));
     }
     if !lacks.is_empty() {

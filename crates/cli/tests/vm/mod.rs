@@ -95,13 +95,17 @@ impl Vm {
         keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Everything on standard error, to its end.
+    /// Everything on standard error, to its end, but the first line that says which engine was
+    /// chosen: that is the host's (`engines.rs` tests it).
     pub fn errors(&mut self) -> String {
         let mut text = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             let _ = stderr.read_to_string(&mut text);
         }
-        text
+        match text.split_once('\n') {
+            Some((first, rest)) if first.starts_with("moinho: engine ") => rest.into(),
+            _ => text,
+        }
     }
 
     /// Waits for the end: the status, what was on the screen since, the errors.
