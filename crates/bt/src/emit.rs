@@ -360,6 +360,27 @@ impl Asm {
     pub fn give_flags(&mut self, reg: u8) {
         self.put(&[0x40 | reg >> 3, 0x50 | reg & 7, 0x9d]);
     }
+    /// `cmp a, b`.
+    pub fn cmp(&mut self, a: u8, b: u8) {
+        self.put(&[
+            0x48 | (b >> 3) << 2 | a >> 3,
+            0x39,
+            0xc0 | (b & 7) << 3 | a & 7,
+        ]);
+    }
+    /// `sub to, from`.
+    pub fn sub(&mut self, to: u8, from: u8) {
+        self.put(&[
+            0x48 | (from >> 3) << 2 | to >> 3,
+            0x29,
+            0xc0 | (from & 7) << 3 | to & 7,
+        ]);
+    }
+    /// `cmova to, from`.
+    pub fn cmova(&mut self, to: u8, from: u8) {
+        self.put(&[0x48 | (to >> 3) << 2 | from >> 3, 0x0f, 0x47]);
+        self.bytes.push(0xc0 | (to & 7) << 3 | from & 7);
+    }
     /// `and reg32, imm32`.
     pub fn and_imm32(&mut self, reg: u8, value: u32) {
         self.put(&[0x40 | reg >> 3, 0x81, 0xe0 | reg & 7]);
@@ -483,6 +504,9 @@ mod tests {
                 text(|a| a.sarx_gs(R10, 0x90, R11)),
                 "sarx r10,gs:[90h],r11;",
             ),
+            (text(|a| a.cmp(R10, 9)), "cmp r10,r9;"),
+            (text(|a| a.sub(R11, 7)), "sub r11,rdi;"),
+            (text(|a| a.cmova(R10, 9)), "cmova r10,r9;"),
             (text(|a| a.sarx32(R10, 6, 9)), "sarx r10d,esi,r9d;"),
             (text(|a| a.pext32(R10, 3, 9)), "pext r10d,ebx,r9d;"),
             (text(|a| a.movzx16(R11, R11)), "movzx r11d,r11w;"),

@@ -17,6 +17,7 @@ mod classify;
 mod protected;
 mod sensitive;
 mod shared;
+mod strings_32;
 
 pub use shared::{Exits, NO_SITE, exits};
 
@@ -154,6 +155,10 @@ enum Class {
     Selector,
     /// BT, BTS, BTR, BTC of 64 bits in memory, by a register.
     BitString,
+    /// String instructions of 32-bit code.
+    String,
+    /// LOOP and JECXZ of 32-bit code.
+    Loop,
     /// STAC and CLAC.
     UserAccess,
     Syscall,
@@ -409,7 +414,8 @@ impl Building<'_, '_> {
             return ends;
         }
         match class {
-            Class::Interpret => return self.interpret(),
+            // The last two are classes of 32-bit code only, which was dealt with.
+            Class::Interpret | Class::String | Class::Loop => return self.interpret(),
             Class::Nothing => {}
             Class::Plain => return self.plain(i, bytes),
             Class::Lea => return self.lea(i, bytes),

@@ -150,7 +150,7 @@ impl Translator {
         let (mut next, mut taken) = (0, 0);
         match class {
             Class::Jump | Class::Call => taken = self.peek(x, s, last.near_branch_target()),
-            Class::Conditional => {
+            Class::Conditional | Class::Loop => {
                 taken = self.peek(x, s, last.near_branch_target());
                 next = self.peek(x, s, last.next_ip());
             }
@@ -238,6 +238,18 @@ pub(super) fn kills(i: &Instruction) -> u32 {
         Mnemonic::Popfq | Mnemonic::Popfd => FLAGS,
         Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
         // A count of zero leaves all flags alone.
+        Mnemonic::Scasb
+        | Mnemonic::Scasw
+        | Mnemonic::Scasd
+        | Mnemonic::Scasq
+        | Mnemonic::Cmpsb
+        | Mnemonic::Cmpsw
+        | Mnemonic::Cmpsd
+        | Mnemonic::Cmpsq
+            if i.has_rep_prefix() || i.has_repne_prefix() =>
+        {
+            0
+        }
         Mnemonic::Shl
         | Mnemonic::Shr
         | Mnemonic::Sar

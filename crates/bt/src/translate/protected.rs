@@ -12,7 +12,7 @@
 //! CS, SS, DS and ES are flat, or the interpreter is at work. FS and GS have a base, and a bar on
 //! top of it ([`crate::area::Area::fs_bar`]) where they have a limit or a right to be checked.
 
-use super::{Address, Building, Class, Translator, field};
+use super::{Address, Building, Class, Translator, field, strings_32};
 use crate::emit::{Mem, R10, R11, RSP};
 use iced_x86::{Code, Encoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::exec::Exec;
@@ -29,6 +29,9 @@ impl Translator {
     /// What is done with an instruction of 32-bit code that is valid now.
     pub(super) fn class_32(&self, x: &Exec<'_>, row: &Row, i: &Instruction) -> Class {
         if let Some(class) = sensitive(x, i) {
+            return class;
+        }
+        if let Some(class) = strings_32::class(i) {
             return class;
         }
         let near = i.op_count() == 1 && i.op0_kind() == OpKind::NearBranch32;
@@ -156,6 +159,11 @@ impl Building<'_, '_> {
             Class::Plain => return Some(self.plain_32(i)),
             Class::Lea => return Some(self.lea_32(i)),
             Class::BitString => return Some(self.bit_string_32(i)),
+            Class::String => self.string_32(i),
+            Class::Loop => {
+                self.count_32(i);
+                return Some(true);
+            }
             Class::Push => self.push_32(i),
             Class::Pop => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 4);

@@ -141,6 +141,9 @@ const COMMON: &[Code] = &[
     Code::Scasb_AL_m8,
     Code::Cmpsb_m8_m8,
     Code::Lodsd_EAX_m32,
+    Code::Lodsb_AL_m8,
+    Code::Scasd_EAX_m32,
+    Code::Cmpsw_m16_m16,
     Code::Movaps_xmm_xmmm128,
     Code::Movaps_xmmm128_xmm,
     Code::Movups_xmmm128_xmm,
@@ -1154,6 +1157,27 @@ impl Builder<'_> {
         }
     }
 
+    /// A loop by ECX.
+    fn count(&mut self) {
+        let times = self.rng.below(4);
+        self.imm64(Register::RCX, times);
+        let (l, after) = (self.label(), self.label());
+        self.branch(Code::Jecxz_rel8_32, after);
+        self.bind(l);
+        let r = self
+            .rng
+            .pick(&[Register::EAX, Register::EBX, Register::EDX]);
+        self.put(Instruction::with1(Code::Dec_rm32, r).unwrap());
+        let code = self.rng.pick(&[
+            Code::Loop_rel8_32_ECX,
+            Code::Loope_rel8_32_ECX,
+            Code::Loopne_rel8_32_ECX,
+        ]);
+        self.branch(code, l);
+        self.bind(after);
+        self.put(Instruction::with(Code::Nopd));
+    }
+
     /// One piece of a program.
     fn one(&mut self) {
         self.avoid();
@@ -1177,7 +1201,8 @@ impl Builder<'_> {
             84 => {
                 self.put(Instruction::with(Code::Int3));
             }
-            85 | 98 | 99 if !self.shape.wide => self.segment(),
+            85 | 98 if !self.shape.wide => self.segment(),
+            99 if !self.shape.wide => self.count(),
             85 | 98 if self.shape.user => {
                 self.put(Instruction::with(Code::Syscall));
             }
