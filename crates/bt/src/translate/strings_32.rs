@@ -2,11 +2,11 @@
 //! STOSB and REPNE SCASB.
 //!
 //! One element is moved by the host's own instruction, which knows the direction: ESI and EDI are
-//! made host pointers for it and made offsets again behind it, without touching flags. REP CMPS
-//! and REP SCAS go upwards to a page's end at most, and then again.
+//! made host pointers for it and made offsets again behind it, without touching flags. With REP
+//! they go upwards to a page's end at most, and then again.
 
 use super::{Address, Building, Class, EQUAL, NOT_EQUAL, field};
-use crate::emit::{Hole, Mem, R10, R11, RCX, RSI, RSP};
+use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RSI, RSP};
 use iced_x86::{Code, Instruction, OpKind, Register};
 use x86::mmu::Access;
 use x86::state::rflags;
@@ -15,6 +15,8 @@ use x86::state::rflags;
 const R8: u8 = 8;
 const R9: u8 = 9;
 const R12: u8 = 12;
+const R13: u8 = 13;
+const R14: u8 = 14;
 /// EDI.
 const RDI: u8 = 7;
 
@@ -69,8 +71,13 @@ pub(super) fn class(i: &Instruction) -> Option<Class> {
         )
     });
     let flat = !matches!(i.memory_segment(), Register::FS | Register::GS);
-    let repeats = i.has_rep_prefix() || i.has_repne_prefix();
-    let here = !repeats || matches!(kind, Kind::Scan | Kind::Compare);
+    // REPNE is for these two only.
+    let tests = matches!(kind, Kind::Scan | Kind::Compare);
+    let once = !i.has_rep_prefix() && !i.has_repne_prefix();
+    let here = match kind {
+        Kind::Load => once,
+        _ => tests || !i.has_repne_prefix(),
+    };
     (fits && flat && here).then_some(Class::String)
 }
 
@@ -90,7 +97,7 @@ impl Building<'_, '_> {
         }
         host.push(opcode);
         if i.has_repne_prefix() || i.has_rep_prefix() {
-            return self.repeat_32(i, kind == Kind::Compare, &host, shift);
+            return self.repeat_32(i, kind, &host, shift);
         }
         let size = 1 << shift;
         match kind {
@@ -157,27 +164,35 @@ impl Building<'_, '_> {
         }
     }
 
-    /// REP CMPS or REP SCAS.
-    fn repeat_32(&mut self, i: &Instruction, compares: bool, host: &[u8], shift: u8) {
+    /// REP: from ESI and EDI upwards to the end of a page, and then again.
+    fn repeat_32(&mut self, i: &Instruction, kind: Kind, host: &[u8], shift: u8) {
+        let tests = matches!(kind, Kind::Scan | Kind::Compare);
+        let two = matches!(kind, Kind::Move | Kind::Compare);
+        let (size, access) = match tests {
+            true => (1 << shift, Access::Read),
+            false => (1 << shift, Access::Write),
+        };
         // Without a single element the flags stay as they are.
         let none = self.jecxz();
-        let live = core::mem::replace(&mut self.live, false);
-        self.asm.store(field::saved, RSP);
-        self.asm.load(RSP, field::host_rsp);
-        self.asm.take_flags(R9);
-        self.asm.load(RSP, field::saved);
-        self.asm.test_imm32(R9, rflags::DF as u32);
-        let down = self.asm.jcc(NOT_EQUAL);
-        self.bail(vec![down]);
-        if compares {
-            self.ends(Access::Read, 1 << shift);
-            self.room(R10, RSI, shift);
+        let live = self.live;
+        self.live &= !tests;
+        self.upwards();
+        if two {
+            self.ends(access, size);
         } else {
-            self.check(Address::Stack(RDI, 0), Access::Read, 1 << shift);
+            self.check(Address::Stack(RDI, 0), access, size);
             self.asm.lea(R8, Mem::sum(R10, R11));
         }
+        if self.live {
+            self.asm.mov(R13, RAX);
+            self.asm.lahf();
+            self.asm.seto_al();
+            self.asm.mov(R14, RAX);
+            self.asm.mov(RAX, R13);
+        }
         self.room(R9, RDI, shift);
-        if compares {
+        if two {
+            self.room(R10, RSI, shift);
             self.asm.cmp(R9, R10);
             self.asm.cmova(R9, R10);
         }
@@ -191,7 +206,7 @@ impl Building<'_, '_> {
         self.asm.mov(R11, RDI);
         self.asm.sub(R11, R8);
         self.asm.mov(RDI, R8);
-        if compares {
+        if two {
             self.asm.load(R12, field::value);
             self.asm.mov(R10, RSI);
             self.asm.sub(R10, R12);
@@ -199,22 +214,48 @@ impl Building<'_, '_> {
         }
         self.asm.raw(host);
         self.asm.lea32(RDI, Mem::sum(RDI, R11));
-        if compares {
+        if two {
             self.asm.lea32(RSI, Mem::sum(RSI, R10));
         }
         self.asm.lea32(RCX, Mem::sum(RCX, R9));
-        let stops = if i.has_repne_prefix() {
-            EQUAL
-        } else {
-            NOT_EQUAL
-        };
-        let found = self.asm.jcc(stops);
-        let all = self.jecxz();
+        if self.live {
+            self.asm.mov(R13, RAX);
+            self.asm.mov(RAX, R14);
+            self.asm.give_lahf();
+            self.asm.mov(RAX, R13);
+        }
+        let mut done = vec![none];
+        if tests {
+            let stops = if i.has_repne_prefix() {
+                EQUAL
+            } else {
+                NOT_EQUAL
+            };
+            done.push(self.asm.jcc(stops));
+        }
+        done.push(self.jecxz());
         self.go(i.ip(), true);
-        for done in [none, found, all] {
-            self.asm.bind(done);
+        for hole in done {
+            self.asm.bind(hole);
         }
         self.live = live;
+    }
+
+    /// Leaves for the interpreter if DF is set; touches no flags.
+    fn upwards(&mut self) {
+        self.asm.store(field::saved, RSP);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.take_flags(R9);
+        self.asm.load(RSP, field::saved);
+        self.asm.mov_imm(R10, rflags::DF);
+        self.asm.mov(R11, RCX);
+        self.asm.pext32(RCX, R9, R10);
+        let up = self.asm.jrcxz();
+        self.asm.mov(RCX, R11);
+        let down = self.asm.jmp();
+        self.bail(vec![down]);
+        self.asm.bind(up);
+        self.asm.mov(RCX, R11);
     }
 
     /// Jumps if ECX is zero.
