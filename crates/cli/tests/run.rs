@@ -2,7 +2,7 @@
 
 mod vm;
 
-use guests::{BEFORE_SHUTDOWN, CODE_SKIPPED, CODE_SUCCESS, Ends, PROGRAMS};
+use guests::{BEFORE_SHUTDOWN, CODE_SKIPPED, CODE_SUCCESS, Ends, PROGRAMS, Program};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -111,53 +111,71 @@ fn once(screen: &str) -> String {
     screen.chars().step_by(2).collect()
 }
 
-/// Under the engine that MOINHO_ENGINE names, or the interpreter.
+/// How a guest program ended: passed, skipped for want of a feature, or failed, and how.
+#[derive(PartialEq, Debug)]
+enum End {
+    Passed,
+    Skipped,
+    Failed(String),
+}
+
+fn run_program(program: &Program, engine: &str) -> End {
+    let name = format!("{}-{engine}.kernel", program.name);
+    let kernel = File::new(&name, program.kernel);
+    let (path, cpus) = (kernel.path(), program.cpus().to_string());
+    let mut args = vec!["--memory", "64M", "--no-reboot", "--kernel", &path];
+    args.extend(["--engine", engine, "--cpus", &cpus]);
+    args.extend(["--cpu-model", "x86-64-v3"]);
+    let (status, screen, errors) = Vm::start(&args).finish();
+    let exit = |code: u8| Some(2 * i32::from(code) + 1);
+    let passed = match program.ends {
+        Ends::Checks => status == exit(CODE_SUCCESS),
+        Ends::Shutdown => status == Some(TRIPLE_FAULT) && once(&screen).contains(BEFORE_SHUTDOWN),
+    };
+    if status == exit(CODE_SKIPPED) {
+        eprintln!("skipped: {engine}: {}: {}", program.name, once(&screen));
+        End::Skipped
+    } else if passed {
+        End::Passed
+    } else {
+        End::Failed(format!("{status:?}: {}{errors}", once(&screen)))
+    }
+}
+
+/// Under the interpreter and the translator, or the engine that MOINHO_ENGINE names; all must do
+/// the same.
 #[test]
-fn every_guest_program_passes() {
-    let engine = std::env::var("MOINHO_ENGINE").unwrap_or("interp".into());
+fn every_guest_program_passes_under_every_engine() {
+    let engines = match std::env::var("MOINHO_ENGINE") {
+        Ok(engine) => vec![engine],
+        Err(_) => vec!["interp".into(), "bt".into()],
+    };
     let only = std::env::var("MOINHO_PROGRAM").ok();
-    let mut failures = Vec::new();
-    let mut skipped = 0;
-    for program in PROGRAMS {
-        if only.as_ref().is_some_and(|name| name != program.name) {
-            continue;
-        }
-        let path: PathBuf =
-            std::env::temp_dir().join(format!("moinho-{}-{}", program.name, std::process::id()));
-        std::fs::write(&path, program.kernel).unwrap();
-        let path = path.display().to_string();
-        let cpus = program.cpus().to_string();
-        let mut args = vec!["--memory", "64M", "--no-reboot", "--kernel", &path];
-        args.extend([
-            "--engine",
-            &engine,
-            "--cpus",
-            &cpus,
-            "--cpu-model",
-            "x86-64-v3",
-        ]);
-        let (status, screen, errors) = Vm::start(&args).finish();
-        let _ = std::fs::remove_file(&path);
-        let exit = |code: u8| Some(2 * i32::from(code) + 1);
-        let passed = match program.ends {
-            Ends::Checks => status == exit(CODE_SUCCESS),
-            Ends::Shutdown => {
-                status == Some(TRIPLE_FAULT) && once(&screen).contains(BEFORE_SHUTDOWN)
+    let wanted = |program: &&Program| only.as_ref().is_none_or(|name| name == program.name);
+    let (mut failures, mut skipped, mut ran) = (Vec::new(), 0, 0);
+    for program in PROGRAMS.iter().filter(wanted) {
+        ran += 1;
+        let mut first = None;
+        for engine in &engines {
+            let end = run_program(program, engine);
+            let name = program.name;
+            skipped += u32::from(end == End::Skipped);
+            if let End::Failed(how) = &end {
+                failures.push(format!("{engine}: {name}: {how}"));
             }
-        };
-        if status == exit(CODE_SKIPPED) {
-            skipped += 1;
-            eprintln!("skipped: {}: {}", program.name, once(&screen));
-        } else if !passed {
-            failures.push(format!(
-                "{}: {status:?}: {}{errors}",
-                program.name,
-                once(&screen)
-            ));
+            match &first {
+                Some((other, before)) if *before != end => {
+                    failures.push(format!("{name}: {other}: {before:?}, {engine}: {end:?}"));
+                }
+                Some(_) => {}
+                None => first = Some((engine, end)),
+            }
         }
     }
-    eprintln!("{engine}: {skipped} skipped for want of a feature");
+    let engines = engines.join(", ");
+    eprintln!("{ran} programs under {engines}: {skipped} skipped for want of a feature");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(ran > 0, "no program of that name");
 }
 
 /// A multiboot kernel of a few bytes of 32-bit code, at 1 MiB + 32.
