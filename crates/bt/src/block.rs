@@ -78,6 +78,9 @@ pub struct Block {
     pub second: Option<(RamOffset, u32)>,
     /// For each instruction: offset of its host code, offset of its guest code.
     pub map: Box<[(u32, u16)]>,
+    /// Instructions that the code can complete: all, or all but a last one that is left to the
+    /// interpreter.
+    pub completes: u16,
     /// Jumps of other blocks that lead here, as site numbers.
     pub incoming: Vec<u32>,
     /// False after its page was written.

@@ -84,6 +84,16 @@ impl CodeCache {
         let start = self.executable.as_ptr() as u64;
         (start, start + self.size as u64)
     }
+    /// The code at a host address.
+    pub fn bytes(&self, host: u64, len: usize) -> Vec<u8> {
+        let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
+        assert!(
+            at <= self.used.wrapping_sub(len),
+            "read outside the code cache"
+        );
+        // SAFETY: inside the writable mapping, as just checked; nobody else writes to it.
+        unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), len) }.to_vec()
+    }
     /// Forgets everything from `keep` bytes on.
     pub fn truncate(&mut self, keep: usize) {
         self.used = self.used.min(keep);

@@ -30,6 +30,7 @@ pub(crate) struct Peer {
 
 /// The translator as an engine.
 pub struct Translation {
+    checked: bool,
     peers: Mutex<Vec<(std::sync::Weak<GuestMemory>, Arc<Peers>)>>,
 }
 
@@ -47,8 +48,18 @@ impl Translation {
             }
         }
         Ok(Translation {
+            checked: false,
             peers: Mutex::default(),
         })
+    }
+
+    /// The engine, holding everything it translates against the interpreter (see
+    /// [`crate::check`]). For machines with one processor.
+    pub fn checked(self) -> Translation {
+        Translation {
+            checked: true,
+            ..self
+        }
     }
 
     fn peers(&self, memory: &Arc<GuestMemory>) -> Arc<Peers> {
@@ -78,7 +89,11 @@ impl Engine for Translation {
         signals: Arc<Signals>,
     ) -> Result<Box<dyn Vcpu>, String> {
         let peers = self.peers(&memory);
-        Ok(Box::new(BtVcpu::new(id, model, memory, signals, peers)?))
+        let mut vcpu = BtVcpu::new(id, model, memory, signals, peers)?;
+        if self.checked {
+            vcpu.check();
+        }
+        Ok(Box::new(vcpu))
     }
 }
 

@@ -17,13 +17,13 @@
 pub mod area;
 mod block;
 mod cache;
+mod check;
 mod emit;
 mod engine;
 mod entry;
 mod signal;
 mod targets;
 mod translate;
-pub mod tsc;
 mod vcpu;
 
 pub use engine::Translation;

@@ -15,10 +15,8 @@
 mod branch;
 mod classify;
 mod protected;
-mod registers;
 mod sensitive;
 mod shared;
-mod strings;
 mod strings_32;
 
 pub use shared::{Exits, NO_SITE, exits};
@@ -62,7 +60,7 @@ mod field {
         use super::*;
         fields!(page rip reason detail site spill value saved targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
-            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp);
+            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs fs_bar gs_bar kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
@@ -122,6 +120,8 @@ pub struct Output {
     pub map: Vec<(u32, u16)>,
     /// Guest instructions.
     pub count: usize,
+    /// As in [`crate::block::Block::completes`].
+    pub completes: usize,
 }
 
 /// How an instruction is translated.
@@ -153,14 +153,8 @@ enum Class {
     /// STI in ring 0.
     Sti,
     SwapGs,
-    /// MOV of a selector to a register or memory, in ring 0.
+    /// MOV of CS, SS, DS or ES to a 32- or 64-bit register, in ring 0.
     Selector,
-    /// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
-    Base,
-    /// RDTSC and RDTSCP.
-    Tsc,
-    /// REP MOVS and REP STOS.
-    Repeat,
     /// BT, BTS, BTR, BTC of 64 bits in memory, by a register.
     BitString,
     /// String instructions of 32-bit code.
@@ -193,8 +187,9 @@ pub struct Translator {
     encoder: Encoder,
     native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
     liveness: Liveness,
-    /// The guest's TSC follows the host's ([`x86::Bus::tsc_rate`]).
-    pub tsc: bool,
+    /// Bytes of host code that a test wants replaced by others of the same number.
+    #[cfg(test)]
+    pub sabotage: Option<(&'static [u8], &'static [u8])>,
 }
 
 /// What is known of the flags needed at the offsets of one page.
@@ -217,7 +212,8 @@ impl Translator {
                 identity: None,
                 at: Box::new([0; 4096]),
             },
-            tsc: false,
+            #[cfg(test)]
+            sabotage: None,
         }
     }
 
@@ -301,17 +297,32 @@ impl Translator {
             block.shadow = *class == Class::Sti;
         }
         let count = map.len();
+        // What ends a block and is no branch is left to the interpreter; STAC and CLAC go on
+        // with other tables.
+        let (last, class, _) = list[count - 1];
+        let left = class == Class::Interpret
+            || done && class != Class::UserAccess && last.flow_control() == FlowControl::Next;
         if !done {
             let next = list[count - 1].0.next_ip();
             block.go(next, after.next != 0);
         }
         block.slow_paths();
-        let Building { asm, sites, .. } = block;
+        #[cfg(test)]
+        let asked = block.t.sabotage;
+        #[cfg_attr(not(test), allow(unused_mut))]
+        let Building { mut asm, sites, .. } = block;
+        #[cfg(test)]
+        if let Some((from, to)) = asked
+            && let Some(at) = asm.bytes.windows(from.len()).position(|w| w == from)
+        {
+            asm.bytes[at..at + to.len()].copy_from_slice(to);
+        }
         Some(Output {
             code: asm.bytes,
             sites,
             map,
             count,
+            completes: count - usize::from(left),
         })
     }
 }
@@ -319,19 +330,10 @@ impl Translator {
 /// A slow path to be made behind the block.
 struct Slow {
     holes: Vec<Hole>,
-    restore: Restore,
+    /// RCX was borrowed.
+    restore: bool,
     site: u32,
     what: SlowPath,
-}
-
-/// What the hot path has borrowed, to be given back first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Restore {
-    Nothing,
-    /// RCX, in [`Area::spill`].
-    Rcx,
-    /// The flags, in RAX, and RAX, in [`Area::saved`].
-    Flags,
 }
 
 /// What a slow path does.
@@ -499,10 +501,19 @@ impl Building<'_, '_> {
             }
             Class::Cli => self.interrupts(false),
             Class::Sti => self.interrupts(true),
-            Class::Selector => self.selector(i),
-            Class::Base => self.base(i),
-            Class::Tsc => self.tsc(i.code() == Code::Rdtscp),
-            Class::Repeat => self.repeat(i),
+            Class::Selector => {
+                let from = match i.op1_register() {
+                    Register::CS => field::cs,
+                    Register::SS => field::ss,
+                    Register::DS => field::ds,
+                    _ => field::es,
+                };
+                let to = i.op0_register();
+                match stolen(to) {
+                    Some(home) => self.copy_field(Mem::gs(Area::home(home)), from),
+                    None => self.asm.load(to.number() as u8, from),
+                }
+            }
             Class::BitString => return self.bit_string(i),
             Class::SwapGs => {
                 self.asm.load(R10, field::gs_base);
@@ -694,7 +705,7 @@ impl Building<'_, '_> {
             self.asm.load(R10, Mem::gs_base(R10, table + 8));
             self.slow.push(Slow {
                 holes: vec![slow],
-                restore: Restore::Nothing,
+                restore: false,
                 site,
                 what: SlowPath::Miss(address),
             });
@@ -715,7 +726,7 @@ impl Building<'_, '_> {
         self.asm.load(R10, Mem::gs_index8(R10, table + 8));
         self.slow.push(Slow {
             holes: vec![slow],
-            restore: Restore::Rcx,
+            restore: true,
             site,
             what: SlowPath::Miss(address),
         });
@@ -726,10 +737,8 @@ impl Building<'_, '_> {
             for hole in slow.holes {
                 self.asm.bind(hole);
             }
-            match slow.restore {
-                Restore::Nothing => {}
-                Restore::Rcx => self.asm.load(RCX, field::spill),
-                Restore::Flags => self.give_back(Restore::Flags),
+            if slow.restore {
+                self.asm.load(RCX, field::spill);
             }
             let exit = match &slow.what {
                 SlowPath::Miss(address) => {

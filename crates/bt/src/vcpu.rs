@@ -8,6 +8,7 @@ use crate::area::{
 };
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
+use crate::check::Check;
 use crate::engine::{Peer, Peers, native};
 use crate::entry::{self, FxImage};
 use crate::signal;
@@ -26,7 +27,7 @@ use x86::interp::InterpVcpu;
 use x86::mmu::{Access, History, Place, Rights};
 use x86::softfloat::F80;
 use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, cr4, efer, rflags, seg};
-use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, TscRate, Vcpu};
+use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, Vcpu};
 
 /// The flags that live in the host's RFLAGS while translated code runs.
 pub(crate) const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
@@ -34,7 +35,7 @@ pub(crate) const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
 /// Multiply-and-rotate over whole words: keys are addresses, not chosen by an attacker to gain
 /// anything but a slow guest of his own.
 #[derive(Default)]
-struct WordHasher(u64);
+pub(crate) struct WordHasher(u64);
 
 impl Hasher for WordHasher {
     fn finish(&self) -> u64 {
@@ -50,7 +51,7 @@ impl Hasher for WordHasher {
     }
 }
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
 type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 
 /// Address spaces whose software TLB is kept (PCIDs a guest uses at once: Linux has six).
@@ -60,13 +61,13 @@ const RECENT: usize = 64;
 
 /// One processor that runs by translation.
 pub struct BtVcpu {
-    interp: InterpVcpu,
-    memory: Arc<GuestMemory>,
+    pub(crate) interp: InterpVcpu,
+    pub(crate) memory: Arc<GuestMemory>,
     signals: Arc<Signals>,
     peers: Arc<Peers>,
     me: Arc<Peer>,
     /// Of the current address space.
-    area: Box<Area>,
+    pub(crate) area: Box<Area>,
     /// Of those used before it, the latest last.
     spare: Vec<Box<Area>>,
     /// Where large pages are of which software TLBs hold parts: first and last byte, for either
@@ -81,18 +82,18 @@ pub struct BtVcpu {
     page_is: Option<(RamOffset, u32)>,
     /// Linear pages of blocks that branch tables lead to.
     code_pages: Set<u64>,
-    cache: CodeCache,
+    pub(crate) cache: CodeCache,
     /// Bytes of the shared exits at the start of the cache.
     fixed: usize,
     fault_exit: u64,
     look_up_exit: u64,
-    translator: Translator,
-    blocks: Vec<Block>,
+    pub(crate) translator: Translator,
+    pub(crate) blocks: Vec<Block>,
     /// By their keys ([`crate::targets`]).
-    by_key: Map<u64, u32>,
+    pub(crate) by_key: Map<u64, u32>,
     targets: Targets,
     by_page: Map<u64, Vec<u32>>,
-    sites: Vec<Site>,
+    pub(crate) sites: Vec<Site>,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
     user_segments: UserSegments,
@@ -103,6 +104,7 @@ pub struct BtVcpu {
     /// How often each instruction left translated code: for the interpreter, for an access that
     /// only the interpreter can do.
     by_code: Map<u64, [u64; 2]>,
+    pub(crate) check: Option<Box<Check>>,
 }
 
 /// What translation has cost.
@@ -198,6 +200,7 @@ impl BtVcpu {
             history: History::default(),
             stats: Stats::default(),
             by_code: Map::default(),
+            check: None,
         })
     }
 
@@ -206,19 +209,8 @@ impl BtVcpu {
         self.stats
     }
 
-    /// How RDTSC is translated: by the host's counter, if the machine's clock follows it.
-    fn set_clock(&mut self, rate: Option<TscRate>) {
-        if self.translator.tsc != rate.is_some() {
-            self.translator.tsc = rate.is_some();
-            self.empty_cache();
-        }
-        if let Some(TscRate { base, factor }) = rate {
-            (self.area.tsc_base, self.area.tsc_factor) = (base, factor);
-        }
-    }
-
     /// Vector registers go to the state, for the interpreter or a caller.
-    fn bring_vector_in(&mut self) {
+    pub(crate) fn bring_vector_in(&mut self) {
         if !std::mem::replace(&mut self.vector_outside, false) {
             return;
         }
@@ -291,6 +283,9 @@ impl BtVcpu {
 
     /// Runs the interpreter, and tells everybody what it has done to code.
     fn interpret(&mut self, bus: &mut dyn Bus, budget: u64, quiet: bool) -> Stop {
+        if let Some(stop) = self.settle(bus) {
+            return stop;
+        }
         let writes = self.memory.code_writes();
         let marks = self.interp.code_marks();
         let stop = if quiet {
@@ -304,6 +299,12 @@ impl BtVcpu {
                 peer.signals.raise(Signals::ENGINE);
             }
         }
+        self.tell_marks(marks);
+        stop
+    }
+
+    /// The interpreter has decoded code, and had marked so many pages before.
+    pub(crate) fn tell_marks(&mut self, marks: u64) {
         if self.interp.code_marks() != marks {
             let peers = self.peers.clone();
             let _marking = peers.marking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +314,6 @@ impl BtVcpu {
                 self.interp.forget_code();
             }
         }
-        stop
     }
 
     /// The machine's other processors.
@@ -366,6 +366,7 @@ impl BtVcpu {
                 }
             }
             self.keep_up();
+            let promised = self.promised();
             let found = self.find(bus);
             let Some(block) = found else {
                 if let Some(stop) = self.step(bus, true) {
@@ -373,8 +374,15 @@ impl BtVcpu {
                 }
                 continue;
             };
+            if let Some(stop) = self.kept(promised, block) {
+                return stop;
+            }
             let host = self.blocks[block as usize].host;
-            if let Some(stop) = self.execute(bus, host) {
+            self.rehearse(bus, block);
+            if let Some(stop) = self.execute(bus, host).or_else(|| self.settle(bus)) {
+                if stop == Stop::Budget {
+                    continue;
+                }
                 return stop;
             }
         }
@@ -397,7 +405,7 @@ impl BtVcpu {
     }
 
     /// Drops what the guest's flushes and code writes have made stale.
-    fn keep_up(&mut self) {
+    pub(crate) fn keep_up(&mut self) {
         let history = self.interp.cpu().tlb.history();
         if history != self.history {
             match history.pages - self.history.pages {
@@ -448,7 +456,6 @@ impl BtVcpu {
                 next.inherit(&self.area);
             }
         }
-        (next.tsc_base, next.tsc_factor) = (self.area.tsc_base, self.area.tsc_factor);
         next.vector = self.area.vector;
         next.mxcsr = self.area.mxcsr;
         signal::set_gs(std::ptr::from_ref(&*next) as u64);
@@ -569,7 +576,7 @@ impl BtVcpu {
         let view = view(&x);
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
-        let mode = mode(&x, view);
+        let mode = u64::from(x.mode_key()) | (view as u64) << 32;
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
         let known = self.by_key.get(&target).copied();
@@ -587,7 +594,7 @@ impl BtVcpu {
         // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
-        let control = mode & !(VIEW_BITS | 3 << 8 | 0xff);
+        let control = mode & !(3 << 8 | 0xff) & 0xffff_ffff;
         let level = u64::from(x_cpl) + 1;
         let known = area.levels[view as usize];
         if area.control != control || known != 0 && known != level {
@@ -727,6 +734,7 @@ impl BtVcpu {
                 generation,
                 second,
                 map: output.map.into_boxed_slice(),
+                completes: output.completes as u16,
                 incoming: Vec::new(),
                 valid: true,
             });
@@ -801,6 +809,9 @@ impl BtVcpu {
                         return Some(broken("a link exit without a link"));
                     };
                     cpu.s.rip = area.page.wrapping_add(target.into());
+                    if self.check.is_some() {
+                        return None;
+                    }
                     let patch = self.cache.range().0 + u64::from(patch);
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
@@ -889,8 +900,6 @@ impl BtVcpu {
         area.es = s.seg[usize::from(seg::ES)].selector.into();
         area.fs = s.seg[usize::from(seg::FS)].selector.into();
         area.gs = s.seg[usize::from(seg::GS)].selector.into();
-        area.tsc_add = s.msr.tsc_adjust;
-        area.tsc_aux = s.msr.tsc_aux;
         area.fs_bar = bar(&s.seg[usize::from(seg::FS)]);
         area.gs_bar = bar(&s.seg[usize::from(seg::GS)]);
         let clears = HOST_FLAGS | rflags::IF | rflags::TF;
@@ -942,12 +951,11 @@ impl BtVcpu {
             s.cpl = dpl;
             changed = true;
         }
-        let bases = [(seg::FS, area.fs_base), (seg::GS, area.gs_base)];
-        for (n, base) in bases {
-            changed |= s.seg[usize::from(n)].base != base;
-            s.seg[usize::from(n)].base = base;
+        if s.seg[usize::from(seg::GS)].base != area.gs_base {
+            s.seg[usize::from(seg::GS)].base = area.gs_base;
+            s.msr.kernel_gs_base = area.kernel_gs_base;
+            changed = true;
         }
-        s.msr.kernel_gs_base = area.kernel_gs_base;
         if changed {
             cpu.refresh();
             cpu.attention &= !attention::MODE;
@@ -955,7 +963,7 @@ impl BtVcpu {
     }
 
     /// The block whose code holds a host address: blocks lie in the order of their making.
-    fn block_at(&self, host: u64) -> Option<&Block> {
+    pub(crate) fn block_at(&self, host: u64) -> Option<&Block> {
         let n = self.blocks.partition_point(|b| b.host <= host);
         let block = self.blocks.get(n.checked_sub(1)?)?;
         (host - block.host < u64::from(block.size)).then_some(block)
@@ -1075,24 +1083,10 @@ fn bar(segment: &Segment) -> u64 {
     }
 }
 
-/// Where the mode has the view.
-const VIEW_BITS: u64 = 0xff << 32;
-
-/// What code is translated for, besides its place: [`Exec::mode_key`], the view, and further
-/// bits of CR4.
-fn mode(x: &Exec<'_>, view: View) -> u64 {
-    let bit = |mask| u64::from(x.s.cr4 & mask != 0);
-    u64::from(x.mode_key())
-        | (view as u64) << 32
-        | bit(cr4::FSGSBASE) << 40
-        | bit(cr4::TSD) << 41
-        | bit(cr4::SMAP) << 42
-}
-
 /// With whose rights the program accesses data now, and the size of its code.
-fn view(x: &Exec<'_>) -> View {
-    let s = &x.s;
-    let any = if x.is_64bit() {
+pub(crate) fn view(cpu: &Cpu) -> View {
+    let s = &cpu.s;
+    let any = if cpu.is_64bit() {
         View::User
     } else {
         View::User32
@@ -1111,7 +1105,6 @@ impl Vcpu for BtVcpu {
             resume: self.fault_exit,
         });
         signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
-        self.set_clock(bus.tsc_rate());
         let stop = self.dispatch(bus);
         // Whoever runs next on this thread must not find the guest's registers in the host's.
         self.bring_vector_in();
@@ -1170,6 +1163,9 @@ impl Vcpu for BtVcpu {
         ]
         .map(|(name, n)| (name.into(), n))
         .into();
+        if let Some(check) = &self.check {
+            all.extend(check.counts());
+        }
         let first = all.len();
         for (code, counts) in &self.by_code {
             let code = Code::try_from(*code as usize).unwrap_or_default();

@@ -74,6 +74,9 @@ struct Run {
     /// Use the engine even if it was found to be too slow to be of use
     #[arg(long)]
     force: bool,
+    /// Hold everything the translator does against the interpreter (slow); with --engine bt
+    #[arg(long)]
+    check_bt: bool,
     /// Move the running guest to another engine after some seconds; may be repeated
     #[arg(long = "then", value_name = "ENGINE@SECONDS", hide = true)]
     moves: Vec<String>,
@@ -222,6 +225,7 @@ fn config(args: Run) -> Result<Config, UserError> {
     Ok(Config {
         spec,
         engine: args.engine.into(),
+        check_bt: args.check_bt,
         force: args.force,
         moves: args
             .moves

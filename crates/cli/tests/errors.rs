@@ -71,6 +71,12 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
         &["--engine", "kvm", "--clock", "insn"],
         &["kvm", "--clock", "interp"],
     );
+    refused(&f, &["--check-bt"], &["--check-bt", "--engine bt"]);
+    refused(
+        &f,
+        &["--engine", "bt", "--check-bt", "--cpus", "2"],
+        &["--check-bt", "--cpus 1"],
+    );
     refused(&f, &["--then", "kvm"], &["--then", "ENGINE@SECONDS"]);
     refused(&f, &["--board", "ibm5150"], &["ibm5150", "micro"]);
     refused(&f, &["--clock", "sundial"], &["--clock", "sundial", "insn"]);

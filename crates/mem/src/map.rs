@@ -417,6 +417,28 @@ impl GuestMemory {
         })
     }
 
+    /// Copies the page of `at` out.
+    pub fn copy_page_out(&self, at: RamOffset, into: &mut [u8; PAGE_SIZE as usize]) {
+        let page = RamOffset(at.0 / PAGE_SIZE * PAGE_SIZE);
+        let from = self.pointer(page, into.len());
+        // SAFETY: `pointer` checked the source; the destination is our caller's own.
+        unsafe { core::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+    }
+
+    /// True if the page of `at` holds these bytes, each quadword of it at the time it is read.
+    pub fn page_holds(&self, at: RamOffset, bytes: &[u8; PAGE_SIZE as usize]) -> bool {
+        let page = at.0 / PAGE_SIZE * PAGE_SIZE;
+        let quads = bytes.as_chunks::<8>().0.iter();
+        quads.enumerate().all(|(n, quad)| {
+            self.load::<u64>(RamOffset(page + 8 * n as u64)) == u64::from_le_bytes(*quad)
+        })
+    }
+
+    /// Replaces the page of `at`; counts as a store to it.
+    pub fn copy_page_in(&self, at: RamOffset, from: &[u8; PAGE_SIZE as usize]) {
+        self.put(RamOffset(at.0 / PAGE_SIZE * PAGE_SIZE), from);
+    }
+
     fn put(&self, ram: RamOffset, from: &[u8]) {
         let to = self.pointer(ram, from.len());
         // SAFETY: `pointer` checked the destination, to which no reference exists.
@@ -512,6 +534,23 @@ mod tests {
         assert_eq!(m.load::<u64>(RamOffset(0xff8)), 0xabab_abab_abab_abab);
         m.mark_code(RamOffset(0));
         assert!(m.fill(RamOffset(0), 1u32, 1));
+    }
+
+    #[test]
+    fn a_page_is_copied_out_and_back_whole() {
+        let m = GuestMemory::flat(0x2000).unwrap();
+        m.store(RamOffset(0x1ff8), 7u64);
+        let mut page = [0; 4096];
+        m.copy_page_out(RamOffset(0x1234), &mut page);
+        assert_eq!(page[0xff8], 7);
+        assert!(m.page_holds(RamOffset(0x1000), &page));
+        page[0] = 9;
+        assert!(!m.page_holds(RamOffset(0x1000), &page));
+        m.mark_code(RamOffset(0x1000));
+        let before = m.code_generation(RamOffset(0x1000));
+        m.copy_page_in(RamOffset(0x1ffc), &page);
+        assert_eq!(m.load::<u8>(RamOffset(0x1000)), 9);
+        assert_ne!(m.code_generation(RamOffset(0x1000)), before);
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct Config {
     pub guest: Guest,
     /// The engine.
     pub engine: EngineChoice,
+    /// Holds everything that the binary translator does against the interpreter.
+    pub check_bt: bool,
     /// Takes an engine that was found to be unusable in practice.
     pub force: bool,
     /// Engines to move to while the guest runs: which, and after how many seconds.

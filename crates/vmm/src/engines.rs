@@ -226,6 +226,31 @@ fn best(needs: Needs) -> (Box<dyn Engine>, String) {
     unreachable!("the interpreter always opens")
 }
 
+/// The translator in its checked mode, for a machine of `cpus` that asks for `choice`.
+pub(crate) fn checked_bt(
+    choice: EngineChoice,
+    cpus: u32,
+    needs: Needs,
+) -> Result<(Box<dyn Engine>, String), UserError> {
+    if choice != EngineChoice::Bt {
+        return Err(UserError::new(
+            "--check-bt: only the translator can be checked",
+            "give --engine bt, and no other",
+        ));
+    }
+    if cpus != 1 {
+        return Err(UserError::new(
+            "--check-bt: only a machine with one processor can be checked",
+            "give --cpus 1",
+        ));
+    }
+    choose(choice, needs, false)?;
+    match bt::Translation::new() {
+        Ok(engine) => Ok((Box::new(engine.checked()), "asked for, checked".into())),
+        Err(why) => Err(UserError::new(why, "use --engine interp")),
+    }
+}
+
 /// Opens and measures every engine.
 pub fn report() -> Vec<EngineReport> {
     CANDIDATES

@@ -140,7 +140,12 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
             .as_ref()
             .is_some_and(|t| t.kinds.has(Kinds::INSN)),
     };
-    let open = |choice| engines::choose(choice, needs, config.force);
+    let open = |choice| {
+        if config.check_bt {
+            return engines::checked_bt(choice, config.spec.cpus, needs);
+        }
+        engines::choose(choice, needs, config.force)
+    };
     let (mut engine, engine_reason) = open(config.engine)?;
     let mut moves = Vec::new();
     for &(choice, after_s) in &config.moves {
@@ -155,10 +160,6 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         lacks.extend(lost);
     }
     config.spec.tsc_hz = model.tsc_hz;
-    // Under KVM the processor itself shows machine time, at the kernel's idea of the rate.
-    let by_tsc = [&engine].into_iter().chain(moves.iter().map(|m| &m.0));
-    let by_tsc = by_tsc.into_iter().all(|engine| engine.name() != "kvm");
-    let sample = by_tsc.then(HostClock::sample).flatten();
     let memory = Arc::new(guest::memory(config.spec.memory)?);
     // Before anything is connected: a bad kernel leaves nothing behind.
     let acpi = machine::board::acpi(&config.spec);
@@ -176,7 +177,7 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
     let running = Running::default();
     let connections = connections(&config, &running)?;
     let clock: Arc<dyn Clock> = match config.spec.clock {
-        ClockKind::Host => Arc::new(HostClock::start_by_tsc(sample)),
+        ClockKind::Host => Arc::new(HostClock::start()),
         ClockKind::Instructions(ns) => Arc::new(InstructionClock::new(ns)),
     };
     let in_turns = clock.is_virtual();

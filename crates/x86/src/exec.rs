@@ -6,8 +6,10 @@ use crate::cpuid::CpuModel;
 use crate::flags::Flags;
 use crate::insn::{IMM, Insn, MEM};
 use crate::mmu::{Access, Place, Rights, Tlb, is_canonical};
+use crate::rehearsal::Journal;
 use crate::state::{CpuState, cr0, cr4, efer, rflags, seg};
 use crate::trap::{Broken, Done, Trap};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::ops::{Deref, DerefMut};
@@ -63,6 +65,8 @@ pub struct Cpu {
     pub signals: Arc<Signals>,
     /// Cached translations.
     pub tlb: Tlb,
+    /// Memory as it was, while instructions run that are to leave no trace.
+    pub(crate) journal: Option<Box<Journal>>,
     /// Segment bases as addressing uses them now (0 for ES, CS, SS, DS in 64-bit mode).
     bases: [u64; 6],
     /// Segments that need no check to read, one bit each.
@@ -115,6 +119,7 @@ impl Cpu {
             ram,
             signals,
             tlb: Tlb::default(),
+            journal: None,
             bases: [0; 6],
             fast_read: 0,
             fast_write: 0,

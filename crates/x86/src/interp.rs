@@ -52,8 +52,8 @@ impl Engine for Interpreter {
 
 /// One interpreted processor.
 pub struct InterpVcpu {
-    cpu: Cpu,
-    cache: Cache,
+    pub(crate) cpu: Cpu,
+    pub(crate) cache: Cache,
     tracing: bool,
     /// No events: see [`Self::step`].
     quiet: bool,
@@ -131,9 +131,9 @@ struct Block {
 }
 
 /// The decoded-instruction cache.
-struct Cache {
+pub(crate) struct Cache {
     /// Grows with what is decoded, up to `capacity`.
-    arena: Vec<Insn>,
+    pub(crate) arena: Vec<Insn>,
     capacity: usize,
     /// A power of two of them.
     slots: Vec<Option<Block>>,
@@ -171,7 +171,7 @@ impl Cache {
 
     /// The instructions of the block at the current RIP, as a range of the arena.
     #[inline(always)]
-    fn find(&mut self, x: &mut Exec<'_>) -> Done<core::ops::Range<usize>> {
+    pub(crate) fn find(&mut self, x: &mut Exec<'_>) -> Done<core::ops::Range<usize>> {
         let linear = x.fetch_linear()?;
         let at = match x.tlb.hit(Access::Execute, linear, 1) {
             Some(at) => at,

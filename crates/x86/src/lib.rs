@@ -20,6 +20,7 @@ pub mod interp;
 mod isa;
 pub mod mmu;
 pub mod msr;
+pub mod rehearsal;
 mod segment;
 pub mod softfloat;
 pub mod state;
@@ -29,7 +30,5 @@ pub mod trace;
 pub mod trap;
 pub mod xstate;
 
-pub use bus::{
-    Bus, Counters, Engine, Event, Kick, Signals, StateError, Stop, TscRate, Vcpu, wakes_on,
-};
+pub use bus::{Bus, Counters, Engine, Event, Kick, Signals, StateError, Stop, Vcpu, wakes_on};
 pub use state::CpuState;

@@ -74,6 +74,22 @@ pub struct Tlb {
     history: History,
 }
 
+/// A table of pages that may be written, to stand in for the TLB's own.
+pub(crate) struct WriteTable(Box<[Entry; ENTRIES]>);
+
+impl WriteTable {
+    /// Drops the page of `linear`.
+    pub(crate) fn forget(&mut self, linear: u64) {
+        self.0[Tlb::slot(linear)] = EMPTY;
+    }
+}
+
+impl Default for WriteTable {
+    fn default() -> Self {
+        WriteTable(Box::new([EMPTY; ENTRIES]))
+    }
+}
+
 /// What has been dropped from the TLB so far, for an engine that keeps translations of its own:
 /// it compares two of these.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -136,6 +152,21 @@ impl Tlb {
             size,
             global: from.global,
         };
+    }
+
+    /// Puts another table of pages that may be written in the place of the current one.
+    pub(crate) fn swap_writable(&mut self, other: &mut WriteTable) {
+        core::mem::swap(&mut self.tables[Access::Write as usize], &mut other.0);
+    }
+
+    /// The current address space and view, to go back to by [`Self::go_back`].
+    pub(crate) fn now(&self) -> (u64, u64) {
+        (self.space, self.context)
+    }
+
+    /// Goes back to an address space and view that have not been dropped since.
+    pub(crate) fn go_back(&mut self, (space, context): (u64, u64)) {
+        (self.space, self.context) = (space, context);
     }
 
     /// True if the page of `linear` is cached for an access and is in every address space.
@@ -499,7 +530,11 @@ impl Exec<'_> {
     /// is RAM that nothing watches.
     pub fn locate(&mut self, linear: u64, access: Access, rights: Rights) -> Done<Place> {
         let found = self.translate(linear, access, rights)?;
-        match self.ram.lookup(found.gpa) {
+        let page = self.ram.lookup(found.gpa);
+        if self.journal.is_some() {
+            self.rehearse_access(linear, access, page)?;
+        }
+        match page {
             Some(page) if page.writable || access != Access::Write => {
                 if rights == Rights::Program && !self.is_watched_page(linear) {
                     self.cpu.tlb.install(access, linear, page.at, &found);
