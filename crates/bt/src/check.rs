@@ -19,7 +19,7 @@
 //!   remembered and must be overwritten before an instruction that runs later reads them. Flags
 //!   that the manuals leave undefined, and what an instruction makes of them;
 //! - accessed and dirty bits in a page table that the block itself writes;
-//! - a block that asks for the time;
+//! - what the interpreter does itself; among it RDTSC, which is not translated in this mode;
 //! - bytes outside the pages that the interpreter writes: a store that translated code makes in
 //!   excess elsewhere is not seen.
 //!
@@ -39,7 +39,7 @@ use std::sync::atomic::AtomicU32;
 use x86::flags::Flags;
 use x86::rehearsal::Rehearsal;
 use x86::state::{X87, gpr, rflags};
-use x86::{Bus, CpuState, Stop};
+use x86::{CpuState, Stop};
 
 /// Pins that are always up.
 static RAISED: AtomicU32 = AtomicU32::new(!0);
@@ -52,8 +52,6 @@ struct Counts {
     instructions: u64,
     /// Runs that left in front of their first instruction: nothing to compare.
     nothing: u64,
-    /// Runs that asked for the time.
-    time: u64,
     /// Rehearsals done again because the block was left before its end.
     shorter: u64,
     /// Runs done again because of a difference that was then gone.
@@ -101,7 +99,6 @@ impl Check {
             blocks,
             instructions,
             nothing,
-            time,
             shorter,
             again,
             undefined,
@@ -115,7 +112,6 @@ impl Check {
             ("checked instructions", instructions),
             ("checked branch entries", branches),
             ("not checked: nothing done", nothing),
-            ("not checked: time", time),
             ("check: rehearsed shorter", shorter),
             ("check: done again", again),
             ("check: undefined flags used", undefined),
@@ -204,13 +200,13 @@ impl BtVcpu {
 
     /// Before a block is entered.
     #[inline(always)]
-    pub(crate) fn rehearse(&mut self, bus: &mut dyn Bus, block: u32) {
+    pub(crate) fn rehearse(&mut self, block: u32) {
         if self.check.is_some() {
-            self.rehearse_block(bus, block);
+            self.rehearse_block(block);
         }
     }
 
-    fn rehearse_block(&mut self, bus: &mut dyn Bus, block: u32) {
+    fn rehearse_block(&mut self, block: u32) {
         self.bring_vector_in();
         let steps = self.steps();
         let Some(mut check) = self.check.take() else {
@@ -227,8 +223,7 @@ impl BtVcpu {
         check.waiting = true;
         let limit = self.blocks[block as usize].completes;
         let marks = self.interp.code_marks();
-        self.interp
-            .rehearse(bus, &mut check.rehearsal, limit.into());
+        self.interp.rehearse(&mut check.rehearsal, limit.into());
         self.tell_marks(marks);
         self.check = Some(check);
     }
@@ -236,20 +231,20 @@ impl BtVcpu {
     /// After a block was left, with RIP at the instruction where it was: nothing if all is well.
     /// [`Stop::Budget`]: the processor is to start again from its state.
     #[inline(always)]
-    pub(crate) fn settle(&mut self, bus: &mut dyn Bus) -> Option<Stop> {
+    pub(crate) fn settle(&mut self) -> Option<Stop> {
         if self.check.as_ref()?.waiting {
-            self.compare(bus)
+            self.compare()
         } else {
             None
         }
     }
 
     #[cold]
-    fn compare(&mut self, bus: &mut dyn Bus) -> Option<Stop> {
+    fn compare(&mut self) -> Option<Stop> {
         self.bring_vector_in();
         let mut check = self.check.take()?;
         check.waiting = false;
-        let stop = self.compare_with(bus, &mut check);
+        let stop = self.compare_with(&mut check);
         if stop.is_none() {
             check.counts.again += u64::from(std::mem::take(&mut check.again));
         }
@@ -272,7 +267,7 @@ impl BtVcpu {
         self.area.page.wrapping_add(at.0 & (PAGE_SIZE - 1))
     }
 
-    fn compare_with(&mut self, bus: &mut dyn Bus, check: &mut Check) -> Option<Stop> {
+    fn compare_with(&mut self, check: &mut Check) -> Option<Stop> {
         let block = check.block;
         // The area's page is another one after a jump out of the block.
         self.area.page = check.rehearsal.start.rip & !(PAGE_SIZE - 1);
@@ -298,24 +293,23 @@ impl BtVcpu {
             // Left before the end: for the interpreter, because pins are up, or in the middle of
             // a string instruction.
             check.counts.shorter += 1;
-            self.rehearse_again(bus, check, n, 0);
+            self.rehearse_again(check, n, 0);
             verdict = self.verdict(check);
             if matches!(verdict, Verdict::Different) {
                 let elements = self.elements(check, n);
                 if elements != 0 {
-                    self.rehearse_again(bus, check, n, elements);
+                    self.rehearse_again(check, n, elements);
                     verdict = self.verdict_of_part(check, n);
                 }
             }
             if matches!(verdict, Verdict::Different) && !exact {
                 // Rather the whole block, for the report.
                 let all = self.blocks[block as usize].completes;
-                self.rehearse_again(bus, check, all.into(), 0);
+                self.rehearse_again(check, all.into(), 0);
             }
         }
         let done = check.rehearsal.done;
         match verdict {
-            _ if check.rehearsal.time => check.counts.time += 1,
             Verdict::Different if !check.again => {
                 check.again = true;
                 self.start_again(check);
@@ -366,7 +360,7 @@ impl BtVcpu {
 
     /// Rehearses again from the same start, `limit` instructions and some elements of the next
     /// one; memory and processor stay.
-    fn rehearse_again(&mut self, bus: &mut dyn Bus, check: &mut Check, limit: u64, elements: u64) {
+    fn rehearse_again(&mut self, check: &mut Check, limit: u64, elements: u64) {
         let now = self.complete_state();
         let mut pages = Vec::new();
         for page in check.rehearsal.written() {
@@ -380,7 +374,7 @@ impl BtVcpu {
         cpu.replace_state(&start);
         let attention = std::mem::take(&mut cpu.attention);
         self.interp
-            .rehearse_part(bus, &mut check.rehearsal, limit, elements);
+            .rehearse_part(&mut check.rehearsal, limit, elements);
         let cpu = self.interp.cpu();
         cpu.replace_state(&now);
         cpu.attention = attention;
@@ -715,7 +709,7 @@ mod tests {
     use std::sync::Arc;
     use x86::cpuid::CpuModel;
     use x86::state::{Attributes, Segment, cr0, cr4, efer};
-    use x86::{Signals, Vcpu};
+    use x86::{Bus, Signals, Vcpu};
 
     const CODE: u64 = 0x8000;
     const DATA: u64 = 0x9000;

@@ -283,7 +283,7 @@ impl BtVcpu {
 
     /// Runs the interpreter, and tells everybody what it has done to code.
     fn interpret(&mut self, bus: &mut dyn Bus, budget: u64, quiet: bool) -> Stop {
-        if let Some(stop) = self.settle(bus) {
+        if let Some(stop) = self.settle() {
             return stop;
         }
         let writes = self.memory.code_writes();
@@ -378,8 +378,8 @@ impl BtVcpu {
                 return stop;
             }
             let host = self.blocks[block as usize].host;
-            self.rehearse(bus, block);
-            if let Some(stop) = self.execute(bus, host).or_else(|| self.settle(bus)) {
+            self.rehearse(block);
+            if let Some(stop) = self.execute(bus, host).or_else(|| self.settle()) {
                 if stop == Stop::Budget {
                     continue;
                 }

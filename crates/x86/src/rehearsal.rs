@@ -3,8 +3,8 @@
 //! checked (`bt::check`).
 //!
 //! Whatever cannot be undone ends a rehearsal before it happens: a fault and its delivery, an
-//! access to a device or to a page that holds decoded code, anything asked of the bus but the
-//! time. Interrupts wait. What is not undone: accessed and dirty bits in page tables, which the
+//! access to a device or to a page that holds decoded code, anything asked of the bus. Interrupts
+//! wait. What is not undone: accessed and dirty bits in page tables, which the
 //! TLB goes by from then on; the TLB and the decoded code themselves.
 //!
 //! Nothing here costs anything while no rehearsal runs: a journal is only looked for where the
@@ -91,16 +91,14 @@ impl Exec<'_> {
     }
 }
 
-/// Stands between a rehearsal and the bus, which must not hear of it.
-struct Mute<'a> {
-    bus: &'a mut dyn Bus,
-    /// Something was asked that cannot be undone.
+/// Stands in for the bus, which must not hear of a rehearsal.
+#[derive(Default)]
+struct Mute {
+    /// Something was asked.
     asked: bool,
-    /// The time was asked.
-    time: bool,
 }
 
-impl Bus for Mute<'_> {
+impl Bus for Mute {
     fn mmio_read(&mut self, _: Gpa, _: u8) -> u64 {
         self.asked = true;
         !0
@@ -124,8 +122,8 @@ impl Bus for Mute<'_> {
         false
     }
     fn tsc(&mut self) -> u64 {
-        self.time = true;
-        self.bus.tsc()
+        self.asked = true;
+        0
     }
     fn task_priority(&mut self) -> u8 {
         self.asked = true;
@@ -159,8 +157,6 @@ pub struct Rehearsal {
     pub end: CpuState,
     /// Instructions completed.
     pub done: u64,
-    /// One of them asked for the time, which is another one whenever it is asked.
-    pub time: bool,
 }
 
 impl Default for Rehearsal {
@@ -172,7 +168,6 @@ impl Default for Rehearsal {
             start: CpuState::reset(0, true),
             end: CpuState::reset(0, true),
             done: 0,
-            time: false,
         }
     }
 }
@@ -204,35 +199,23 @@ impl Cpu {
 
 impl InterpVcpu {
     /// Rehearses up to `limit` instructions. The state must be complete.
-    pub fn rehearse(&mut self, bus: &mut dyn Bus, rehearsal: &mut Rehearsal, limit: u64) {
-        self.rehearse_part(bus, rehearsal, limit, 0);
+    pub fn rehearse(&mut self, rehearsal: &mut Rehearsal, limit: u64) {
+        self.rehearse_part(rehearsal, limit, 0);
     }
 
     /// Rehearses up to `limit` instructions and, if that many are done, so many `elements` of the
     /// string instruction behind them, which is then not over.
-    pub fn rehearse_part(
-        &mut self,
-        bus: &mut dyn Bus,
-        rehearsal: &mut Rehearsal,
-        limit: u64,
-        elements: u64,
-    ) {
+    pub fn rehearse_part(&mut self, rehearsal: &mut Rehearsal, limit: u64, elements: u64) {
         let (mut limit, mut elements) = (limit, elements);
         // An instruction that asked something of the bus has run by the time it is known.
-        while !self.rehearse_once(bus, rehearsal, limit, elements) {
+        while !self.rehearse_once(rehearsal, limit, elements) {
             limit = rehearsal.done;
             elements = 0;
         }
     }
 
     /// One attempt; false if the instruction behind those that count as done must not be in it.
-    fn rehearse_once(
-        &mut self,
-        bus: &mut dyn Bus,
-        r: &mut Rehearsal,
-        limit: u64,
-        elements: u64,
-    ) -> bool {
+    fn rehearse_once(&mut self, r: &mut Rehearsal, limit: u64, elements: u64) -> bool {
         let cpu = &mut self.cpu;
         r.start.clone_from(&cpu.s);
         r.start.rflags = cpu.rflags();
@@ -245,11 +228,7 @@ impl InterpVcpu {
         cpu.journal = Some(journal);
         cpu.tlb.swap_writable(&mut r.writable);
         core::mem::swap(&mut cpu.signals, &mut r.quiet);
-        let mut mute = Mute {
-            bus,
-            asked: false,
-            time: false,
-        };
+        let mut mute = Mute::default();
         r.done = self.follow(&mut mute, limit);
         if elements != 0 && r.done == limit && !mute.asked {
             let (rip, count) = (self.cpu.s.rip, self.cpu.s.gpr[gpr::RCX]);
@@ -260,7 +239,6 @@ impl InterpVcpu {
             self.cpu.s.rip = rip;
         }
         let asked = mute.asked;
-        r.time = mute.time;
 
         let cpu = &mut self.cpu;
         core::mem::swap(&mut cpu.signals, &mut r.quiet);
@@ -285,7 +263,7 @@ impl InterpVcpu {
     }
 
     /// The interpreter's loop without events: stops in front of what faults or cannot be undone.
-    fn follow(&mut self, mute: &mut Mute<'_>, limit: u64) -> u64 {
+    fn follow(&mut self, mute: &mut Mute, limit: u64) -> u64 {
         let mut done = 0;
         while done < limit {
             let mut x = Exec {
