@@ -274,11 +274,16 @@ impl BtVcpu {
     /// One step at a site of translated code.
     fn step_at(&mut self, bus: &mut dyn Bus, site: &Site) -> Option<Stop> {
         if site.shadow {
-            let cpu = self.interp.cpu();
-            cpu.s.shadow = Shadow::Sti;
-            cpu.attention |= attention::SHADOW;
+            self.hold_interrupts();
         }
         self.step(bus, site.vector)
+    }
+
+    /// The next instruction stands behind STI.
+    fn hold_interrupts(&mut self) {
+        let cpu = self.interp.cpu();
+        cpu.s.shadow = Shadow::Sti;
+        cpu.attention |= attention::SHADOW;
     }
 
     /// Runs the interpreter, and tells everybody what it has done to code.
@@ -767,10 +772,20 @@ impl BtVcpu {
         // Every block reached without a branch by the table lies in this page.
         let page = self.interp.cpu().s.rip & !0xfff;
         self.area.page = page;
+        let mut shadow = false;
         loop {
             self.me.inside.store(true, Ordering::SeqCst);
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
+                let dropped = self.stats.dropped;
                 self.keep_up();
+                if self.stats.dropped != dropped {
+                    // The block at `host` may be one of them, and its beginning no longer its own.
+                    self.me.inside.store(false, Ordering::SeqCst);
+                    if shadow {
+                        self.hold_interrupts();
+                    }
+                    return None;
+                }
             }
             self.enter(host);
             self.me.inside.store(false, Ordering::SeqCst);
@@ -826,6 +841,7 @@ impl BtVcpu {
                             .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
                         self.stats.links += 1;
                     }
+                    shadow = false;
                     host = self.blocks[block as usize].host;
                 }
                 reason::MISS => {
@@ -845,6 +861,7 @@ impl BtVcpu {
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
                         return self.step_at(bus, &site);
                     }
+                    shadow = site.shadow;
                     host = self.cache.range().0 + u64::from(retry);
                 }
                 reason::FAULT => {
