@@ -205,6 +205,14 @@ pub struct Area {
     pub fs: u64,
     /// See `ds`.
     pub gs: u64,
+    /// The host's TSC when the guest's was zero.
+    pub tsc_base: u64,
+    /// What the host's TSC is multiplied by, as a fraction of 2⁶⁴.
+    pub tsc_factor: u64,
+    /// What is added then: IA32_TSC_ADJUST.
+    pub tsc_add: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
     /// The host's stack pointer.

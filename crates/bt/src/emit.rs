@@ -13,8 +13,12 @@ pub const RAX: u8 = 0;
 pub const RCX: u8 = 1;
 /// The stack pointer: the guest's while translated code runs.
 pub const RSP: u8 = 4;
+/// RDX.
+pub const RDX: u8 = 2;
 /// RSI.
 pub const RSI: u8 = 6;
+/// RDI.
+pub const RDI: u8 = 7;
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug)]
@@ -226,11 +230,7 @@ impl Asm {
 
     /// `mov to, from`, 64 bits.
     pub fn mov(&mut self, to: u8, from: u8) {
-        self.put(&[
-            0x48 | (from >> 3) << 2 | to >> 3,
-            0x89,
-            0xc0 | (from & 7) << 3 | to & 7,
-        ]);
+        self.registers(0x89, to, from);
     }
 
     /// `rorx to, from, count`: no flags.
@@ -321,6 +321,67 @@ impl Asm {
     /// `test reg32, [mem]`.
     pub fn test_mem32(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, false, &[0x85], reg, mem);
+    }
+    /// `mov reg16, [mem]`.
+    pub fn load16(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(Some(0x66), false, &[0x8b], reg, mem);
+    }
+    /// `cmp reg, reg`.
+    pub fn cmp(&mut self, a: u8, b: u8) {
+        self.registers(0x39, a, b);
+    }
+    /// `or reg, reg`.
+    pub fn or(&mut self, to: u8, from: u8) {
+        self.registers(0x09, to, from);
+    }
+    /// `sub reg, reg`.
+    pub fn sub(&mut self, to: u8, from: u8) {
+        self.registers(0x29, to, from);
+    }
+    /// `opcode to, from`, 64 bits, in the form that has `to` in the r/m field.
+    fn registers(&mut self, opcode: u8, to: u8, from: u8) {
+        let rex = 0x48 | (from >> 3) << 2 | to >> 3;
+        self.put(&[rex, opcode, 0xc0 | (from & 7) << 3 | to & 7]);
+    }
+    /// `sub reg, [mem]`.
+    pub fn sub_mem(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x2b], reg, mem);
+    }
+    /// `sub [mem], reg`.
+    pub fn sub_to_mem(&mut self, mem: Mem, reg: u8) {
+        self.with_mem(None, true, &[0x29], reg, mem);
+    }
+    /// `mul qword [mem]`: RDX:RAX becomes RAX times it.
+    pub fn mul_mem(&mut self, mem: Mem) {
+        self.with_mem(None, true, &[0xf7], 4, mem);
+    }
+    /// `sar reg, count`.
+    pub fn sar(&mut self, reg: u8, count: u8) {
+        self.put(&[0x48 | reg >> 3, 0xc1, 0xf8 | reg & 7, count]);
+    }
+    /// REP MOVS or REP STOS as this instruction has it.
+    pub fn rep(&mut self, code: iced_x86::Code) {
+        use iced_x86::Code as C;
+        let (wide, opcode): (&[u8], u8) = match code {
+            C::Movsb_m8_m8 => (&[], 0xa4),
+            C::Movsw_m16_m16 => (&[0x66], 0xa5),
+            C::Movsd_m32_m32 => (&[], 0xa5),
+            C::Movsq_m64_m64 => (&[0x48], 0xa5),
+            C::Stosb_m8_AL => (&[], 0xaa),
+            C::Stosw_m16_AX => (&[0x66], 0xab),
+            C::Stosd_m32_EAX => (&[], 0xab),
+            _ => (&[0x48], 0xab),
+        };
+        // The size prefix may stand before REP, REX must not.
+        let (before, after) = if wide == [0x48] {
+            (&[][..], wide)
+        } else {
+            (wide, &[][..])
+        };
+        self.put(before);
+        self.bytes.push(0xf3);
+        self.put(after);
+        self.bytes.push(opcode);
     }
     /// `imul reg, reg`.
     pub fn imul(&mut self, to: u8, from: u8) {
@@ -536,6 +597,28 @@ mod tests {
             ),
             (text(|a| a.shr(R10, 47)), "shr r10,2Fh;"),
             (text(|a| a.shl(RCX, 4)), "shl rcx,4;"),
+            (text(|a| a.load16(3, Mem::gs(0x70))), "mov bx,gs:[70h];"),
+            (text(|a| a.cmp(RCX, R11)), "cmp rcx,r11;"),
+            (text(|a| a.or(RAX, RDX)), "or rax,rdx;"),
+            (text(|a| a.sub(R11, RSI)), "sub r11,rsi;"),
+            (text(|a| a.sub_mem(RAX, Mem::gs(0x70))), "sub rax,gs:[70h];"),
+            (
+                text(|a| a.sub_to_mem(Mem::gs(0x70), R10)),
+                "sub gs:[70h],r10;",
+            ),
+            (
+                text(|a| a.mul_mem(Mem::gs(0x70))),
+                "mul qword ptr gs:[70h];",
+            ),
+            (text(|a| a.sar(R10, 16)), "sar r10,10h;"),
+            (
+                text(|a| a.rep(iced_x86::Code::Movsw_m16_m16)),
+                "rep movsw [rdi],[rsi];",
+            ),
+            (
+                text(|a| a.rep(iced_x86::Code::Stosq_m64_RAX)),
+                "rep stosq [rdi];",
+            ),
             (text(|a| a.lahf()), "lahf;"),
             (text(|a| a.seto_al()), "seto al;"),
             (text(|a| a.give_lahf()), "add al,7Fh;sahf;"),

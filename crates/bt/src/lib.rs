@@ -24,6 +24,7 @@ mod entry;
 mod signal;
 mod targets;
 mod translate;
+pub mod tsc;
 mod vcpu;
 
 pub use engine::Translation;

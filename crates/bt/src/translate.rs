@@ -15,8 +15,10 @@
 mod branch;
 mod classify;
 mod protected;
+mod registers;
 mod sensitive;
 mod shared;
+mod strings;
 mod strings_32;
 
 pub use shared::{Exits, NO_SITE, exits};
@@ -60,7 +62,7 @@ mod field {
         use super::*;
         fields!(page rip reason detail site spill value saved targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
-            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs fs_bar gs_bar kernel_gs_base host_rsp);
+            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
@@ -153,8 +155,14 @@ enum Class {
     /// STI in ring 0.
     Sti,
     SwapGs,
-    /// MOV of CS, SS, DS or ES to a 32- or 64-bit register, in ring 0.
+    /// MOV of a selector to a register or memory, in ring 0.
     Selector,
+    /// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
+    Base,
+    /// RDTSC and RDTSCP.
+    Tsc,
+    /// REP MOVS and REP STOS.
+    Repeat,
     /// BT, BTS, BTR, BTC of 64 bits in memory, by a register.
     BitString,
     /// String instructions of 32-bit code.
@@ -190,6 +198,8 @@ pub struct Translator {
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
+    /// The guest's TSC follows the host's ([`x86::Bus::tsc_rate`]).
+    pub tsc: bool,
 }
 
 /// What is known of the flags needed at the offsets of one page.
@@ -214,6 +224,7 @@ impl Translator {
             },
             #[cfg(test)]
             sabotage: None,
+            tsc: false,
         }
     }
 
@@ -330,10 +341,19 @@ impl Translator {
 /// A slow path to be made behind the block.
 struct Slow {
     holes: Vec<Hole>,
-    /// RCX was borrowed.
-    restore: bool,
+    restore: Restore,
     site: u32,
     what: SlowPath,
+}
+
+/// What the hot path has borrowed, to be given back first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Restore {
+    Nothing,
+    /// RCX, in [`Area::spill`].
+    Rcx,
+    /// The flags, in RAX, and RAX, in [`Area::saved`].
+    Flags,
 }
 
 /// What a slow path does.
@@ -501,19 +521,10 @@ impl Building<'_, '_> {
             }
             Class::Cli => self.interrupts(false),
             Class::Sti => self.interrupts(true),
-            Class::Selector => {
-                let from = match i.op1_register() {
-                    Register::CS => field::cs,
-                    Register::SS => field::ss,
-                    Register::DS => field::ds,
-                    _ => field::es,
-                };
-                let to = i.op0_register();
-                match stolen(to) {
-                    Some(home) => self.copy_field(Mem::gs(Area::home(home)), from),
-                    None => self.asm.load(to.number() as u8, from),
-                }
-            }
+            Class::Selector => self.selector(i),
+            Class::Base => self.base(i),
+            Class::Tsc => self.tsc(i.code() == Code::Rdtscp),
+            Class::Repeat => self.repeat(i),
             Class::BitString => return self.bit_string(i),
             Class::SwapGs => {
                 self.asm.load(R10, field::gs_base);
@@ -705,7 +716,7 @@ impl Building<'_, '_> {
             self.asm.load(R10, Mem::gs_base(R10, table + 8));
             self.slow.push(Slow {
                 holes: vec![slow],
-                restore: false,
+                restore: Restore::Nothing,
                 site,
                 what: SlowPath::Miss(address),
             });
@@ -726,7 +737,7 @@ impl Building<'_, '_> {
         self.asm.load(R10, Mem::gs_index8(R10, table + 8));
         self.slow.push(Slow {
             holes: vec![slow],
-            restore: true,
+            restore: Restore::Rcx,
             site,
             what: SlowPath::Miss(address),
         });
@@ -737,8 +748,10 @@ impl Building<'_, '_> {
             for hole in slow.holes {
                 self.asm.bind(hole);
             }
-            if slow.restore {
-                self.asm.load(RCX, field::spill);
+            match slow.restore {
+                Restore::Nothing => {}
+                Restore::Rcx => self.asm.load(RCX, field::spill),
+                Restore::Flags => self.give_back(Restore::Flags),
             }
             let exit = match &slow.what {
                 SlowPath::Miss(address) => {

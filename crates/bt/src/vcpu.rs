@@ -27,7 +27,7 @@ use x86::interp::InterpVcpu;
 use x86::mmu::{Access, History, Place, Rights};
 use x86::softfloat::F80;
 use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, cr4, efer, rflags, seg};
-use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, Vcpu};
+use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, TscRate, Vcpu};
 
 /// The flags that live in the host's RFLAGS while translated code runs.
 pub(crate) const HOST_FLAGS: u64 = rflags::ARITHMETIC | rflags::DF;
@@ -207,6 +207,17 @@ impl BtVcpu {
     /// What translation has cost so far.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// How RDTSC is translated: by the host's counter, if the machine's clock follows it.
+    fn set_clock(&mut self, rate: Option<TscRate>) {
+        if self.translator.tsc != rate.is_some() {
+            self.translator.tsc = rate.is_some();
+            self.empty_cache();
+        }
+        if let Some(TscRate { base, factor }) = rate {
+            (self.area.tsc_base, self.area.tsc_factor) = (base, factor);
+        }
     }
 
     /// Vector registers go to the state, for the interpreter or a caller.
@@ -461,6 +472,7 @@ impl BtVcpu {
                 next.inherit(&self.area);
             }
         }
+        (next.tsc_base, next.tsc_factor) = (self.area.tsc_base, self.area.tsc_factor);
         next.vector = self.area.vector;
         next.mxcsr = self.area.mxcsr;
         signal::set_gs(std::ptr::from_ref(&*next) as u64);
@@ -581,7 +593,7 @@ impl BtVcpu {
         let view = view(&x);
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
-        let mode = u64::from(x.mode_key()) | (view as u64) << 32;
+        let mode = mode(&x, view);
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
         let known = self.by_key.get(&target).copied();
@@ -599,7 +611,7 @@ impl BtVcpu {
         // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
-        let control = mode & !(3 << 8 | 0xff) & 0xffff_ffff;
+        let control = mode & !(VIEW_BITS | 3 << 8 | 0xff);
         let level = u64::from(x_cpl) + 1;
         let known = area.levels[view as usize];
         if area.control != control || known != 0 && known != level {
@@ -917,6 +929,8 @@ impl BtVcpu {
         area.es = s.seg[usize::from(seg::ES)].selector.into();
         area.fs = s.seg[usize::from(seg::FS)].selector.into();
         area.gs = s.seg[usize::from(seg::GS)].selector.into();
+        area.tsc_add = s.msr.tsc_adjust;
+        area.tsc_aux = s.msr.tsc_aux;
         area.fs_bar = bar(&s.seg[usize::from(seg::FS)]);
         area.gs_bar = bar(&s.seg[usize::from(seg::GS)]);
         let clears = HOST_FLAGS | rflags::IF | rflags::TF;
@@ -968,11 +982,12 @@ impl BtVcpu {
             s.cpl = dpl;
             changed = true;
         }
-        if s.seg[usize::from(seg::GS)].base != area.gs_base {
-            s.seg[usize::from(seg::GS)].base = area.gs_base;
-            s.msr.kernel_gs_base = area.kernel_gs_base;
-            changed = true;
+        let bases = [(seg::FS, area.fs_base), (seg::GS, area.gs_base)];
+        for (n, base) in bases {
+            changed |= s.seg[usize::from(n)].base != base;
+            s.seg[usize::from(n)].base = base;
         }
+        s.msr.kernel_gs_base = area.kernel_gs_base;
         if changed {
             cpu.refresh();
             cpu.attention &= !attention::MODE;
@@ -1100,6 +1115,20 @@ fn bar(segment: &Segment) -> u64 {
     }
 }
 
+/// Where the mode has the view.
+const VIEW_BITS: u64 = 0xff << 32;
+
+/// What code is translated for, besides its place: [`Exec::mode_key`], the view, and further
+/// bits of CR4.
+fn mode(x: &Exec<'_>, view: View) -> u64 {
+    let bit = |mask| u64::from(x.s.cr4 & mask != 0);
+    u64::from(x.mode_key())
+        | (view as u64) << 32
+        | bit(cr4::FSGSBASE) << 40
+        | bit(cr4::TSD) << 41
+        | bit(cr4::SMAP) << 42
+}
+
 /// With whose rights the program accesses data now, and the size of its code.
 pub(crate) fn view(cpu: &Cpu) -> View {
     let s = &cpu.s;
@@ -1122,6 +1151,7 @@ impl Vcpu for BtVcpu {
             resume: self.fault_exit,
         });
         signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
+        self.set_clock(bus.tsc_rate());
         let stop = self.dispatch(bus);
         // Whoever runs next on this thread must not find the guest's registers in the host's.
         self.bring_vector_in();

@@ -140,6 +140,11 @@ impl Bus for VcpuBus<'_> {
     fn tsc(&mut self) -> u64 {
         self.machine.tsc(self.machine.now_ns())
     }
+    fn tsc_rate(&self) -> Option<x86::TscRate> {
+        // Another frequency would round twice.
+        let same = self.machine.spec().tsc_hz == crate::clock::TSC_HZ;
+        self.machine.clock().tsc_rate().filter(|_| same)
+    }
     fn task_priority(&mut self) -> u8 {
         self.hub_task_priority()
     }

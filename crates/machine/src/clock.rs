@@ -12,6 +12,10 @@ pub use x86::cpuid::TSC_HZ;
 pub trait Clock: Send + Sync {
     /// Nanoseconds since power-on. Never goes back.
     fn now_ns(&self) -> u64;
+    /// How [`Self::now_ns`] follows the host's TSC, if it does: the same from start to end.
+    fn tsc_rate(&self) -> Option<x86::TscRate> {
+        None
+    }
     /// That many instructions were retired by some processor.
     fn retired(&self, instructions: u64) {
         let _ = instructions;

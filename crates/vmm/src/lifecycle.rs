@@ -160,6 +160,10 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
         lacks.extend(lost);
     }
     config.spec.tsc_hz = model.tsc_hz;
+    // Under KVM the processor itself shows machine time, at the kernel's idea of the rate.
+    let by_tsc = [&engine].into_iter().chain(moves.iter().map(|m| &m.0));
+    let by_tsc = by_tsc.into_iter().all(|engine| engine.name() != "kvm");
+    let sample = by_tsc.then(HostClock::sample).flatten();
     let memory = Arc::new(guest::memory(config.spec.memory)?);
     // Before anything is connected: a bad kernel leaves nothing behind.
     let acpi = machine::board::acpi(&config.spec);
@@ -177,7 +181,7 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
     let running = Running::default();
     let connections = connections(&config, &running)?;
     let clock: Arc<dyn Clock> = match config.spec.clock {
-        ClockKind::Host => Arc::new(HostClock::start()),
+        ClockKind::Host => Arc::new(HostClock::start_by_tsc(sample)),
         ClockKind::Instructions(ns) => Arc::new(InstructionClock::new(ns)),
     };
     let in_turns = clock.is_virtual();

@@ -1,13 +1,14 @@
 //! How a machine's processors wait and are woken on a host with threads, and the host's clock.
 
 use backends::host::HostEntropy;
+use bt::tsc::{self, Sample};
 use devices::backend::Entropy as _;
 use machine::Host;
 use machine::clock::Clock;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use x86::Kick;
+use x86::{Kick, TscRate};
 
 /// A place where one thread waits for a token. A token that comes while nobody waits is kept, so
 /// no wake is lost between a look at the pins and the wait.
@@ -127,7 +128,13 @@ impl Host for Threads {
 
 /// The host's monotonic clock, from 0 at power-on: the one that nobody slews, because it runs as
 /// the host's TSC does, which under KVM is the guest's.
-pub struct HostClock(u64);
+pub enum HostClock {
+    /// As the kernel tells it; when it started.
+    Kernel(u64),
+    /// By the host's TSC, so that translated code reads it without leaving. It has the rate that
+    /// the kernel's clock had when it was set, to some millionths.
+    Tsc(TscRate),
+}
 
 fn raw_ns() -> u64 {
     let now = clock_gettime(ClockId::MonotonicRaw);
@@ -135,15 +142,37 @@ fn raw_ns() -> u64 {
 }
 
 impl HostClock {
-    /// Starts now.
+    /// Starts now, as the kernel tells the time.
     pub fn start() -> Self {
-        HostClock(raw_ns())
+        HostClock::Kernel(raw_ns())
+    }
+
+    /// A sample for [`Self::start_by_tsc`]; `None` where the TSC is no clock.
+    pub fn sample() -> Option<Sample> {
+        tsc::is_invariant().then(|| Sample::take(raw_ns))
+    }
+
+    /// Starts now, by the TSC if it has a rate since the sample was taken.
+    pub fn start_by_tsc(since: Option<Sample>) -> Self {
+        match since.and_then(|sample| sample.rate(raw_ns)) {
+            Some(rate) => HostClock::Tsc(rate),
+            None => HostClock::start(),
+        }
     }
 }
 
 impl Clock for HostClock {
     fn now_ns(&self) -> u64 {
-        raw_ns() - self.0
+        match self {
+            HostClock::Kernel(start) => raw_ns() - start,
+            HostClock::Tsc(rate) => rate.at(tsc::now()),
+        }
+    }
+    fn tsc_rate(&self) -> Option<TscRate> {
+        match self {
+            HostClock::Kernel(_) => None,
+            HostClock::Tsc(rate) => Some(*rate),
+        }
     }
 }
 

@@ -25,6 +25,11 @@ pub trait Bus {
     fn msr_write(&mut self, index: u32, value: u64) -> bool;
     /// The time-stamp counter before IA32_TSC_ADJUST, in ticks of the guest's TSC.
     fn tsc(&mut self) -> u64;
+    /// How [`Self::tsc`] follows the host's counter, if it does, for an engine that reads it
+    /// itself. The same for as long as the machine lives.
+    fn tsc_rate(&self) -> Option<TscRate> {
+        None
+    }
     /// CR8: the task priority class (0–15) of the local APIC.
     fn task_priority(&mut self) -> u8;
     /// Sets CR8 (0–15).
@@ -56,6 +61,23 @@ pub trait Bus {
     /// Something happened inside the engine that a trace may want.
     fn event(&mut self, event: Event) {
         let _ = event;
+    }
+}
+
+/// A clock that follows the TSC of the host: it shows `(tsc - base) * factor / 2⁶⁴`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TscRate {
+    /// The host's TSC when the clock was zero.
+    pub base: u64,
+    /// Ticks of the clock for one of the host's TSC, as a fraction of 2⁶⁴.
+    pub factor: u64,
+}
+
+impl TscRate {
+    /// What the clock shows when the host's TSC is `tsc`.
+    pub fn at(&self, tsc: u64) -> u64 {
+        let since = tsc.saturating_sub(self.base);
+        (u128::from(since) * u128::from(self.factor) >> 64) as u64
     }
 }
 

@@ -30,5 +30,7 @@ pub mod trace;
 pub mod trap;
 pub mod xstate;
 
-pub use bus::{Bus, Counters, Engine, Event, Kick, Signals, StateError, Stop, Vcpu, wakes_on};
+pub use bus::{
+    Bus, Counters, Engine, Event, Kick, Signals, StateError, Stop, TscRate, Vcpu, wakes_on,
+};
 pub use state::CpuState;

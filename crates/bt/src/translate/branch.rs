@@ -1,7 +1,7 @@
 //! Where a block goes on: linked jumps inside the page, the branch table for all others, and the
 //! poll for interrupts.
 
-use super::{Address, Building, NO_SITE, NOT_EQUAL, Slow, SlowPath, field, stolen};
+use super::{Address, Building, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field, stolen};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
@@ -109,7 +109,7 @@ impl Building<'_, '_> {
         };
         self.slow.push(Slow {
             holes: vec![up],
-            restore: live,
+            restore: if live { Restore::Rcx } else { Restore::Nothing },
             site: NO_SITE,
             what: SlowPath::Leave(target),
         });

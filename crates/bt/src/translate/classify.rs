@@ -1,6 +1,6 @@
 //! What is done with an instruction, and which flags are needed where.
 
-use super::{Class, FLAGS, LiveAfter, Source, Translator};
+use super::{Class, FLAGS, LiveAfter, Source, Translator, strings};
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::exec::Exec;
 use x86::state::cr4;
@@ -20,6 +20,14 @@ impl Translator {
         }
         if let Some(class) = sensitive(x, i) {
             return class;
+        }
+        if self.tsc && matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
+            let allowed = x.s.cpl == 0 || x.s.cr4 & cr4::TSD == 0;
+            return if allowed {
+                Class::Tsc
+            } else {
+                Class::Interpret
+            };
         }
         match i.flow_control() {
             FlowControl::Next => {}
@@ -214,22 +222,46 @@ pub(super) fn sensitive(x: &Exec<'_>, i: &Instruction) -> Option<Class> {
         Code::Cli if ring == 0 => Class::Cli,
         Code::Sti if ring == 0 => Class::Sti,
         Code::Swapgs if ring == 0 => Class::SwapGs,
-        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
-            if ring == 0
-                && i.op0_kind() == OpKind::Register
-                && matches!(
-                    i.op1_register(),
-                    Register::CS | Register::SS | Register::DS | Register::ES
-                ) =>
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+            if ring == 0 && i.memory_base() != Register::EIP =>
         {
             Class::Selector
         }
+        Code::Rdfsbase_r32
+        | Code::Rdfsbase_r64
+        | Code::Rdgsbase_r32
+        | Code::Rdgsbase_r64
+        | Code::Wrfsbase_r32
+        | Code::Wrfsbase_r64
+        | Code::Wrgsbase_r32
+        | Code::Wrgsbase_r64
+            if x.s.cr4 & cr4::FSGSBASE != 0 =>
+        {
+            Class::Base
+        }
+        code if strings::elements(code).is_some() && is_plain_repeat(i) => Class::Repeat,
         Code::Stac | Code::Clac if ring == 0 && x.s.cr4 & cr4::SMAP != 0 => Class::UserAccess,
         Code::Syscall if ring == 3 => Class::Syscall,
         Code::Sysretq if ring == 0 => Class::Sysret,
         Code::Iretq if ring == 0 => Class::Iret,
         _ => return None,
     })
+}
+
+/// REP with 64-bit addresses in flat segments.
+fn is_plain_repeat(i: &Instruction) -> bool {
+    let plain = |kind| {
+        matches!(
+            kind,
+            OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::Register
+        )
+    };
+    let flat = !matches!(i.memory_segment(), Register::FS | Register::GS);
+    i.has_rep_prefix()
+        && !i.has_repne_prefix()
+        && flat
+        && plain(i.op0_kind())
+        && plain(i.op1_kind())
 }
 
 /// The flags an instruction certainly overwrites.

@@ -2,10 +2,10 @@
 //! ways between user and kernel. Each does the usual case and leaves for the interpreter
 //! otherwise.
 
-use super::{Address, Building, EQUAL, NOT_EQUAL, Slow, SlowPath, field};
+use super::{Address, Building, EQUAL, NOT_EQUAL, Restore, Slow, SlowPath, field};
 use crate::area::{Area, View};
 use crate::block::Kind;
-use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
+use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RSP};
 use crate::vcpu::HOST_FLAGS;
 use x86::mmu::Access;
 use x86::state::rflags;
@@ -13,13 +13,38 @@ use x86::state::rflags;
 impl Building<'_, '_> {
     /// Leaves for the interpreter where `holes` lead.
     pub(super) fn bail(&mut self, holes: Vec<Hole>) {
+        self.bail_after(holes, Restore::Nothing);
+    }
+
+    /// The same, and gives back what was borrowed.
+    pub(super) fn bail_after(&mut self, holes: Vec<Hole>, restore: Restore) {
         let site = self.site(Kind::Interpret);
         self.slow.push(Slow {
             holes,
-            restore: false,
+            restore,
             site,
             what: SlowPath::Interpret,
         });
+    }
+
+    /// Puts the flags where the code that follows may destroy them, if they are needed: RAX is
+    /// lost, too. What [`Self::give_back`] or a slow path then gives back.
+    pub(super) fn borrow_flags(&mut self) -> Restore {
+        if !self.live {
+            return Restore::Nothing;
+        }
+        self.asm.store(field::saved, RAX);
+        self.asm.lahf();
+        self.asm.seto_al();
+        Restore::Flags
+    }
+
+    /// Undoes [`Self::borrow_flags`].
+    pub(super) fn give_back(&mut self, borrowed: Restore) {
+        if borrowed == Restore::Flags {
+            self.asm.give_lahf();
+            self.asm.load(RAX, field::saved);
+        }
     }
 
     /// Copies one field of the area to another.

@@ -1,0 +1,120 @@
+//! REP MOVS and REP STOS by the host's own, where everything lies in one page at each end and
+//! goes upwards. Anything else leaves for the interpreter, which goes page by page.
+
+use super::{Address, Building, NOT_EQUAL, Restore, Slow, SlowPath, field};
+use crate::area::Area;
+use crate::block::Kind;
+use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RDI, RSI, RSP};
+use iced_x86::{Code, Instruction};
+use x86::mmu::Access;
+use x86::state::rflags;
+
+/// Condition of a jump: unsigned greater.
+const ABOVE: u8 = 7;
+
+/// The size of an element as a shift, and whether it is moved (or stored).
+pub(super) fn elements(code: Code) -> Option<(u8, bool)> {
+    Some(match code {
+        Code::Movsb_m8_m8 => (0, true),
+        Code::Movsw_m16_m16 => (1, true),
+        Code::Movsd_m32_m32 => (2, true),
+        Code::Movsq_m64_m64 => (3, true),
+        Code::Stosb_m8_AL => (0, false),
+        Code::Stosw_m16_AX => (1, false),
+        Code::Stosd_m32_EAX => (2, false),
+        Code::Stosq_m64_RAX => (3, false),
+        _ => return None,
+    })
+}
+
+impl Building<'_, '_> {
+    /// REP MOVS or REP STOS.
+    pub(super) fn repeat(&mut self, i: &Instruction) {
+        let Some((shift, moves)) = elements(i.code()) else {
+            return;
+        };
+        let retry = (self.asm.here() - self.source.cache) as u32;
+        let borrowed = self.borrow_flags();
+        self.asm.store(field::value, RSP);
+        self.asm.load(RSP, field::host_rsp);
+        self.asm.take_flags(R10);
+        self.asm.load(RSP, field::value);
+        self.asm.test_imm32(R10, rflags::DF as u32);
+        let mut holes = vec![self.asm.jcc(NOT_EQUAL)];
+        let end = |b: &mut Self, register, access| b.end(register, access, shift, retry, borrowed);
+        holes.push(end(self, RDI, Access::Write));
+        self.asm.store(field::spill, R10);
+        if moves {
+            holes.push(end(self, RSI, Access::Read));
+            // The pointers become the host's; R11 and `value` hold what leads back.
+            self.asm.mov(R11, RSI);
+            self.asm.sub(R11, R10);
+            self.asm.mov(RSI, R10);
+            self.asm.load(R10, field::spill);
+            self.asm.store(field::value, RDI);
+            self.asm.sub_to_mem(field::value, R10);
+            self.asm.mov(RDI, R10);
+            self.asm.rep(i.code());
+            self.asm.lea(RSI, Mem::sum(RSI, R11));
+            self.asm.load(R11, field::value);
+            self.asm.lea(RDI, Mem::sum(RDI, R11));
+            self.give_back(borrowed);
+        } else {
+            self.asm.mov(R11, RDI);
+            self.asm.sub(R11, R10);
+            self.asm.mov(RDI, R10);
+            if borrowed == Restore::Flags {
+                self.asm.mov(R10, RAX);
+                self.asm.load(RAX, field::saved);
+            }
+            self.asm.rep(i.code());
+            self.asm.lea(RDI, Mem::sum(RDI, R11));
+            if borrowed == Restore::Flags {
+                self.asm.mov(RAX, R10);
+                self.give_back(borrowed);
+            }
+        }
+        self.bail_after(holes, borrowed);
+    }
+
+    /// Checks one end: its place in this process into R10. The hole is for more elements than the
+    /// page has room for.
+    fn end(
+        &mut self,
+        register: u8,
+        access: Access,
+        shift: u8,
+        retry: u32,
+        restore: Restore,
+    ) -> Hole {
+        let table = match access {
+            Access::Write => Area::write_table(self.source.view),
+            _ => Area::read_table(self.source.view),
+        };
+        let size = 1 << shift;
+        let site = self.site(Kind::Access {
+            access,
+            size,
+            retry,
+        });
+        self.asm.mov(R11, register);
+        self.asm.rorx(R10, R11, 8);
+        self.asm.and_imm32(R10, 0x3ff0);
+        self.asm.add_mem(R11, Mem::gs_base(R10, table));
+        self.asm.cmp_imm(R11, 4096 - i32::from(size));
+        let miss = self.asm.jcc(ABOVE);
+        self.slow.push(Slow {
+            holes: vec![miss],
+            restore,
+            site,
+            what: SlowPath::Miss(Address::Stack(register, 0)),
+        });
+        self.asm.load(R10, Mem::gs_base(R10, table + 8));
+        self.asm.lea(R10, Mem::sum(R10, R11));
+        self.asm.neg(R11);
+        self.asm.lea(R11, Mem::base(R11, 4096));
+        self.asm.shr(R11, shift);
+        self.asm.cmp(RCX, R11);
+        self.asm.jcc(ABOVE)
+    }
+}
