@@ -421,22 +421,6 @@ impl Asm {
     pub fn give_flags(&mut self, reg: u8) {
         self.put(&[0x40 | reg >> 3, 0x50 | reg & 7, 0x9d]);
     }
-    /// `cmp a, b`.
-    pub fn cmp(&mut self, a: u8, b: u8) {
-        self.put(&[
-            0x48 | (b >> 3) << 2 | a >> 3,
-            0x39,
-            0xc0 | (b & 7) << 3 | a & 7,
-        ]);
-    }
-    /// `sub to, from`.
-    pub fn sub(&mut self, to: u8, from: u8) {
-        self.put(&[
-            0x48 | (from >> 3) << 2 | to >> 3,
-            0x29,
-            0xc0 | (from & 7) << 3 | to & 7,
-        ]);
-    }
     /// `cmova to, from`.
     pub fn cmova(&mut self, to: u8, from: u8) {
         self.put(&[0x48 | (to >> 3) << 2 | from >> 3, 0x0f, 0x47]);
