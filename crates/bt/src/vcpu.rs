@@ -1151,7 +1151,9 @@ impl Vcpu for BtVcpu {
             resume: self.fault_exit,
         });
         signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
-        self.set_clock(bus.tsc_rate());
+        // What is checked must come out the same twice: there RDTSC is the interpreter's.
+        let rate = bus.tsc_rate().filter(|_| self.check.is_none());
+        self.set_clock(rate);
         let stop = self.dispatch(bus);
         // Whoever runs next on this thread must not find the guest's registers in the host's.
         self.bring_vector_in();

@@ -77,7 +77,7 @@ impl TscRate {
     /// What the clock shows when the host's TSC is `tsc`.
     pub fn at(&self, tsc: u64) -> u64 {
         let since = tsc.saturating_sub(self.base);
-        (u128::from(since) * u128::from(self.factor) >> 64) as u64
+        ((u128::from(since) * u128::from(self.factor)) >> 64) as u64
     }
 }
 

@@ -21,13 +21,8 @@ impl Translator {
         if let Some(class) = sensitive(x, i) {
             return class;
         }
-        if self.tsc && matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
-            let allowed = x.s.cpl == 0 || x.s.cr4 & cr4::TSD == 0;
-            return if allowed {
-                Class::Tsc
-            } else {
-                Class::Interpret
-            };
+        if matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
+            return self.time_stamp(x);
         }
         match i.flow_control() {
             FlowControl::Next => {}
@@ -80,6 +75,16 @@ impl Translator {
             _ => {}
         }
         self.ordinary(i)
+    }
+
+    /// The class of RDTSC and RDTSCP.
+    pub(super) fn time_stamp(&self, x: &Exec<'_>) -> Class {
+        let allowed = x.s.cpl == 0 || x.s.cr4 & cr4::TSD == 0;
+        if self.tsc && allowed {
+            Class::Tsc
+        } else {
+            Class::Interpret
+        }
     }
 
     /// The class of what is no branch, not sensitive, and does not use the stack.

@@ -31,6 +31,9 @@ impl Translator {
         if let Some(class) = sensitive(x, i) {
             return class;
         }
+        if matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
+            return self.time_stamp(x);
+        }
         if let Some(class) = strings_32::class(i) {
             return class;
         }
