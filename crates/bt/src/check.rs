@@ -38,7 +38,7 @@ use std::fmt::Write;
 use std::sync::atomic::AtomicU32;
 use x86::flags::Flags;
 use x86::rehearsal::Rehearsal;
-use x86::state::{X87, gpr, rflags};
+use x86::state::{Shadow, X87, gpr, rflags};
 use x86::{CpuState, Stop};
 
 /// Pins that are always up.
@@ -423,8 +423,9 @@ impl BtVcpu {
             ds: now.x87.ds,
             ..x87
         };
-        if faulted {
-            // Events wait for the fault without it.
+        if faulted || now.shadow == Shadow::Sti {
+            // Events wait for the fault without it. And a site behind an STI says that there is
+            // one, even if interrupts were on before: it is for when they may be taken.
             end.shadow = now.shadow;
         }
         let same = now == end;

@@ -1,6 +1,8 @@
 //! Random programs: instruction streams from the table's rows, biased to what compilers emit and
 //! to what breaks translators.
 
+mod hard;
+
 use crate::narrow;
 use crate::rng::Rng;
 use crate::shape::{BASED, LIMITED, READ_ONLY, Shape};
@@ -1083,7 +1085,8 @@ impl Builder<'_> {
                 self.imm64(Register::RAX, at | bits);
                 let mem = MemoryOperand::with_base(Register::RDX);
                 self.put(Instruction::with2(Code::Mov_rm64_r64, mem, Register::RAX).unwrap());
-                if self.rng.chance(60) {
+                // With spaces that are kept, only INVLPG is for all of them.
+                if self.shape.spaces || self.rng.chance(60) {
                     let mem = MemoryOperand::with_displ(MOVING, 8);
                     self.put(Instruction::with1(Code::Invlpg_m, mem).unwrap());
                 } else {
@@ -1268,6 +1271,7 @@ impl Builder<'_> {
                     3..=5 => self.repeat(),
                     6 => self.call(),
                     7 => self.far_away(),
+                    8..=11 if self.shape.hard => self.hard(),
                     _ => self.one(),
                 }
             }

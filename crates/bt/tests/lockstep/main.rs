@@ -8,6 +8,10 @@
 //! MOINHO_SEED=1234 MOINHO_SEEDS=1 cargo test …                      one seed, printed
 //! ```
 //!
+//! Beside plain random programs there are those of `generate::hard` (borders of pages, string
+//! instructions across them, code written oddly, address spaces), such programs in a storm of
+//! interrupts, and such programs under the checked mode (`bt::check`), which must not find anything.
+//!
 //! Not compared: FIP, FDP and FOP (translated code does not keep them), accessed and dirty bits
 //! of page tables, and the arithmetic flags in the frame of an exception (`bt::translate` says
 //! why), which are counted instead.
@@ -26,6 +30,7 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rng::Rng;
 use shape::Shape;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use world::{CODE_AT, CODE_PAGES, RAM, World};
@@ -37,6 +42,8 @@ use x86::{Engine, Signals, Stop};
 const LONGEST: u64 = 60_000;
 /// How long translated code may take to a synchronisation point.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two interrupts that nobody asked for.
+const STORM_PAUSE: Duration = Duration::from_micros(5);
 /// Physical pages that are not compared: stacks of handlers, page tables.
 const UNSEEN: std::ops::Range<u64> = 0xa000..0x4_0000;
 
@@ -77,6 +84,8 @@ struct Counts {
     /// Frames whose arithmetic flags differ.
     flags: u64,
     interrupts: u64,
+    /// Interrupts beyond those, in translated programs.
+    storms: u64,
     endless: u64,
     /// Programs that left flat segments.
     bursts: u64,
@@ -180,11 +189,36 @@ fn interpret(w: &mut World, spent: &mut u64) -> Stop {
 fn translate(w: &mut World, watch: &Watch) -> Stop {
     w.bus.hit = false;
     watch.set(Some(&w.signals));
-    let stop = w.vcpu.run(&mut w.bus, u64::MAX);
+    let stop = if w.shape.storm {
+        in_a_storm(w)
+    } else {
+        w.vcpu.run(&mut w.bus, u64::MAX)
+    };
     watch.set(None);
     if stop == Stop::Requested && !w.bus.hit {
         return Stop::Budget;
     }
+    stop
+}
+
+/// Runs with interrupts coming at any time, which the program must not notice.
+fn in_a_storm(w: &mut World) -> Stop {
+    let over = AtomicBool::new(false);
+    let signals = w.signals.clone();
+    w.bus.storm = true;
+    let stop = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                signals.raise(Signals::INTR);
+                std::thread::sleep(STORM_PAUSE);
+            }
+        });
+        let stop = w.vcpu.run(&mut w.bus, u64::MAX);
+        over.store(true, Ordering::Relaxed);
+        stop
+    });
+    w.bus.storm = false;
+    w.bus.calm();
     stop
 }
 
@@ -198,7 +232,10 @@ struct Pair {
 impl Pair {
     fn new(shape: Shape) -> Pair {
         let interp = World::new(&Interpreter, shape);
-        let engine = Translation::new().expect("a host that can translate");
+        let mut engine = Translation::new().expect("a host that can translate");
+        if shape.checked {
+            engine = engine.checked();
+        }
         let bt = World::new(&engine as &dyn Engine, shape);
         let moving = World::moving_entry(shape);
         Pair {
@@ -225,9 +262,9 @@ impl Pair {
     ) -> Result<(), String> {
         let before = self.bursts();
         let result = self.run_in_step(rng, rows, watch, c);
-        if result.is_err() && !self.shape.wide && self.bursts() != before {
-            // Overwritten code loads DS, say. The interpreter does not stop at once in a burst: the
-            // two are not at the same place.
+        if result.is_err() && self.bursts() != before {
+            // Overwritten code loads DS, or alignment is checked, say. The interpreter does not stop
+            // at once in a burst: the two are not at the same place.
             c.bursts += 1;
             *self = Pair::new(self.shape);
             return Ok(());
@@ -255,6 +292,7 @@ impl Pair {
         c.programs += 1;
         let mut spent = 0;
         let done = self.interp.vcpu.counters();
+        let seen = self.bt.vcpu.counters().interrupts;
         for point in 0.. {
             let expected = interpret(&mut self.interp, &mut spent);
             if expected == Stop::Budget {
@@ -310,6 +348,8 @@ impl Pair {
         c.instructions += work.instructions - done.instructions;
         c.exceptions += work.exceptions - done.exceptions;
         c.interrupts += work.interrupts - done.interrupts;
+        let translated = self.bt.vcpu.counters().interrupts - seen;
+        c.storms += translated.saturating_sub(work.interrupts - done.interrupts);
         let pushed = self.interp.bus.pushed.iter().zip(&self.bt.bus.pushed);
         c.flags += pushed.filter(|(a, b)| a != b).count() as u64;
         if self.interp.bus.ended {
@@ -354,9 +394,9 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs random programs of the shapes that `shape` picks.
-fn compare(shape: impl Fn(&mut Rng) -> Shape) {
+fn compare(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
     let first = number("MOINHO_SEED").unwrap_or(0);
-    let seeds = number("MOINHO_SEEDS").unwrap_or(400);
+    let seeds = number("MOINHO_SEEDS").unwrap_or(seeds);
     let all = number("MOINHO_ALL").is_some();
     let rows = [Rows::new(false), Rows::new(true)];
     let watch = Watch::new();
@@ -382,27 +422,51 @@ fn compare(shape: impl Fn(&mut Rng) -> Shape) {
     }
     println!(
         "{} programs, {} points, {} instructions, {} exceptions ({} with other dead flags), {} \
-         interrupts, {} programs without an end, {} not flat",
+         interrupts and {} more, {} programs without an end, {} not flat",
         c.programs,
         c.points,
         c.instructions,
         c.exceptions,
         c.flags,
         c.interrupts,
+        c.storms,
         c.endless,
         c.bursts
     );
     assert!(failures.is_empty(), "seeds that differ: {failures:?}");
+    c
 }
 
 #[test]
 fn the_translator_does_what_the_interpreter_does() {
-    compare(|rng| Shape::wide(rng.chance(40)));
+    compare(400, |rng| Shape::wide(rng.chance(40)));
+}
+
+#[test]
+fn the_translator_does_what_the_interpreter_does_at_the_borders_of_pages() {
+    compare(400, |rng| Shape::hard(rng.chance(40), rng.chance(50)));
+}
+
+#[test]
+fn interrupts_at_any_time_are_not_noticed_by_the_program() {
+    let counts = compare(100, |rng| Shape {
+        storm: true,
+        ..Shape::hard(rng.chance(40), rng.chance(50))
+    });
+    assert!(counts.storms > counts.programs / 4);
+}
+
+#[test]
+fn the_checked_mode_finds_nothing_in_random_programs() {
+    compare(100, |rng| Shape {
+        checked: true,
+        ..Shape::hard(rng.chance(40), rng.chance(50))
+    });
 }
 
 #[test]
 fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
-    compare(|rng| match rng.below(5) {
+    compare(400, |rng| match rng.below(5) {
         0 | 1 => Shape::compatibility(),
         _ => Shape::protected(rng.chance(50), rng.chance(50)),
     });

@@ -25,6 +25,14 @@ pub struct Shape {
     pub long: bool,
     /// A 32-bit kernel pages with tables of 8-byte entries.
     pub pae: bool,
+    /// Pieces that aim at the borders of pages, and the like.
+    pub hard: bool,
+    /// Two address spaces with PCIDs and global pages.
+    pub spaces: bool,
+    /// Interrupts come to the translated program at any time.
+    pub storm: bool,
+    /// The translator holds every block against its own interpreter.
+    pub checked: bool,
 }
 
 impl Shape {
@@ -34,6 +42,18 @@ impl Shape {
             wide: true,
             long: true,
             pae: false,
+            hard: false,
+            spaces: false,
+            storm: false,
+            checked: false,
+        }
+    }
+    /// 64-bit code with the pieces of `generate::hard`.
+    pub fn hard(user: bool, spaces: bool) -> Shape {
+        Shape {
+            hard: true,
+            spaces: spaces && !user,
+            ..Shape::wide(user)
         }
     }
     /// 32-bit code under a 64-bit kernel.
@@ -43,6 +63,10 @@ impl Shape {
             wide: false,
             long: true,
             pae: false,
+            hard: false,
+            spaces: false,
+            storm: false,
+            checked: false,
         }
     }
     pub fn protected(user: bool, pae: bool) -> Shape {
@@ -51,6 +75,10 @@ impl Shape {
             wide: false,
             long: false,
             pae,
+            hard: false,
+            spaces: false,
+            storm: false,
+            checked: false,
         }
     }
     pub fn bits(self) -> u32 {

@@ -22,13 +22,18 @@ pub const STUBS: u64 = 0x8000;
 pub const COMMON: u64 = 0x9000;
 pub const TRANSPARENT: u64 = 0x9100;
 const SYSCALL: u64 = 0x9200;
+/// The vector of interrupts that nobody asked for, and their handler.
+const STORM: u8 = 0x38;
+const STORM_AT: u64 = 0x9300;
 /// What the handlers leave: CR2, counts, a vector register.
 pub const NOTES: u64 = 0x9800;
 /// Top of the stack of exceptions, of interrupts, of CPL 0.
 const IST1: u64 = 0xc000;
 const IST2: u64 = 0xe000;
 const RSP0: u64 = 0x1_0000;
-const TABLES: u64 = 0x1_0000;
+pub const TABLES: u64 = 0x1_0000;
+/// Tables of a second address space.
+pub const SECOND_TABLES: u64 = 0x3_8000;
 /// Physical pages of the program.
 pub const CODE_AT: u64 = 0x4_0000;
 pub const CODE_PAGES: u64 = 4;
@@ -91,6 +96,8 @@ pub struct Recorder {
     pub shape: Shape,
     /// IOPL of the program, as RFLAGS has it.
     pub iopl: u64,
+    /// Interrupts come that nobody asked for.
+    pub storm: bool,
     since: u32,
     vectors: Vec<u8>,
     priority: u8,
@@ -102,6 +109,12 @@ impl Recorder {
     pub fn reset(&mut self) {
         (self.since, self.priority, self.tsc) = (0, 0, 0);
         self.vectors.clear();
+    }
+    /// After a storm: INTR is up for what is still asked for, and nothing else.
+    pub fn calm(&mut self) {
+        if self.vectors.is_empty() {
+            self.signals.lower(Signals::INTR);
+        }
     }
     fn note(&mut self, event: Event) {
         if self.log.len() < 20_000 {
@@ -224,6 +237,11 @@ impl Bus for Recorder {
             0x83 => {
                 self.since += 1;
             }
+            // A device writes to memory: where it is told to, and what follows from that.
+            0x85 => {
+                let word = value.wrapping_mul(0x9e37_79b9) ^ self.log.len() as u32;
+                let _ = self.ram.write_word(Gpa(value.into()), word);
+            }
             _ => {}
         }
         self.note(Event::Out(port, size, value));
@@ -257,7 +275,11 @@ impl Bus for Recorder {
         if let Some(v) = vector {
             self.note(Event::Acknowledge(v));
         }
-        vector
+        if self.storm {
+            vector.or(Some(STORM))
+        } else {
+            vector
+        }
     }
 }
 
@@ -295,6 +317,7 @@ const P: u64 = 1;
 const W: u64 = 2;
 const U: u64 = 4;
 const NX: u64 = 1 << 63;
+const G: u64 = 1 << 8;
 
 impl World {
     pub fn new(engine: &dyn Engine, shape: Shape) -> World {
@@ -316,6 +339,7 @@ impl World {
             base: CODE,
             shape,
             iopl: 0,
+            storm: false,
             since: 0,
             vectors: Vec::new(),
             priority: 0,
@@ -407,7 +431,10 @@ impl World {
         for n in 0..256u64 {
             self.stub(n);
             let dpl = if matches!(n, 3 | 4 | 0x40) { 3 } else { 0 };
-            if n == 2 || (0x30..0x38).contains(&n) {
+            if n == STORM.into() {
+                self.bytes(STORM_AT, &[0x48, 0xcf]); // iretq
+                self.gate(n, STORM_AT, 2, 0);
+            } else if n == 2 || (0x30..0x38).contains(&n) {
                 self.gate(n, TRANSPARENT, 2, 0);
             } else {
                 self.gate(n, STUBS + 16 * n, 1, dpl);
@@ -463,7 +490,7 @@ impl World {
                 };
                 value = (self.next_table | rights) as u32;
                 self.next_table += 0x1000;
-                assert!(self.next_table <= CODE_AT, "no room for page tables");
+                assert!(self.next_table <= SECOND_TABLES, "no room for page tables");
                 self.ram.write_word(Gpa(entry), value).expect("RAM");
             }
             table = u64::from(value & !0xfff);
@@ -523,6 +550,33 @@ impl World {
         }
         self.map(TABLE, TABLE_AT, P | W | U);
         self.map(MOVING, DATA_AT, P | W | U);
+        if shape.spaces {
+            self.second_space();
+        }
+    }
+
+    /// Tables that differ from the first in the page at [`MOVING`] alone. The supervisor's half is
+    /// made global in both.
+    fn second_space(&mut self) {
+        for n in 0..RAM >> 12 {
+            self.map(self.shape.high() + (n << 12), n << 12, P | W | G);
+        }
+        let (mut from, mut to) = (TABLES, SECOND_TABLES);
+        for shift in [39, 30, 21, 12] {
+            for n in (0..0x1000).step_by(8) {
+                let entry: u64 = self.ram.read_word(Gpa(from + n)).expect("RAM");
+                self.quad(to + n, entry);
+            }
+            let entry = 8 * (MOVING >> shift & 511);
+            let value: u64 = self.ram.read_word(Gpa(from + entry)).expect("RAM");
+            if shift == 12 {
+                self.quad(to + entry, (DATA_AT + 0x2000) | value & 0xfff);
+            } else {
+                self.quad(to + entry, (to + 0x1000) | value & 0xfff);
+                from = value & 0xf_ffff_f000;
+                to += 0x1000;
+            }
+        }
     }
 
     /// Linear address (for the supervisor) of the entry of [`MOVING`].
@@ -556,6 +610,9 @@ impl World {
         s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;
         if !user && rng.chance(30) {
             s.cr4 |= cr4::SMEP | cr4::SMAP;
+        }
+        if shape.spaces {
+            s.cr4 |= cr4::PGE | cr4::PCIDE;
         }
         if rng.chance(4) {
             s.cr0 |= cr0::AM;
