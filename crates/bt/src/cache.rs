@@ -18,57 +18,22 @@ pub struct CodeCache {
 unsafe impl Send for CodeCache {}
 
 impl CodeCache {
-    /// Maps a cache; the pages are taken from the host as they are used.
-    pub fn new(size: usize) -> Result<CodeCache, String> {
-        let failed =
-            |what: &str| format!("code cache: {what}: {}", std::io::Error::last_os_error());
-        // SAFETY: plain system calls; each result is checked, and both mappings are new.
-        unsafe {
-            let name = c"moinho-bt".as_ptr();
-            // Hardened hosts want the flag that says the memory will be executed; older kernels
-            // do not know it.
-            let mut fd = libc::memfd_create(name, libc::MFD_CLOEXEC | libc::MFD_EXEC);
-            if fd < 0 {
-                fd = libc::memfd_create(name, libc::MFD_CLOEXEC);
-            }
-            if fd < 0 {
-                return Err(failed("memfd_create"));
-            }
-            let sized = libc::ftruncate(fd, size as libc::off_t) == 0;
-            let map = |protection| {
-                libc::mmap(
-                    core::ptr::null_mut(),
-                    size,
-                    protection,
-                    libc::MAP_SHARED,
-                    fd,
-                    0,
-                )
-            };
-            let writable = map(libc::PROT_READ | libc::PROT_WRITE);
-            let executable = map(libc::PROT_READ | libc::PROT_EXEC);
-            let error = failed("mmap");
-            libc::close(fd);
-            let good = |p: *mut libc::c_void| {
-                (p != libc::MAP_FAILED)
-                    .then(|| NonNull::new(p.cast::<u8>()))
-                    .flatten()
-            };
-            match (sized, good(writable), good(executable)) {
-                (true, Some(writable), Some(executable)) => Ok(CodeCache {
-                    writable,
-                    executable,
-                    size,
-                    used: 0,
-                }),
-                (_, w, x) => {
-                    for mapped in [w, x].into_iter().flatten() {
-                        libc::munmap(mapped.as_ptr().cast(), size);
-                    }
-                    Err(error)
-                }
-            }
-        }
+    /// Maps a cache; the pages are taken from the host as they are used. `nameless`: not as a
+    /// file's pages, for perf, which asks no perf map about files.
+    pub fn new(size: usize, nameless: bool) -> Result<CodeCache, String> {
+        let mapped = if nameless {
+            map_twice(size)
+        } else {
+            map_file(size)
+        };
+        let failed = |what| format!("code cache: {what}: {}", std::io::Error::last_os_error());
+        let (writable, executable) = mapped.map_err(failed)?;
+        Ok(CodeCache {
+            writable,
+            executable,
+            size,
+            used: 0,
+        })
     }
 
     /// Host address of the next block.
@@ -97,6 +62,16 @@ impl CodeCache {
     /// Forgets everything from `keep` bytes on.
     pub fn truncate(&mut self, keep: usize) {
         self.used = self.used.min(keep);
+    }
+
+    /// The code at a host address, for listing.
+    pub fn code(&self, host: u64, bytes: usize) -> Option<&[u8]> {
+        let at = host.checked_sub(self.executable.as_ptr() as u64)? as usize;
+        if at.checked_add(bytes)? > self.used {
+            return None;
+        }
+        // SAFETY: inside the mapping, as just checked; whoever writes it has this value mutably.
+        Some(unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), bytes) })
     }
 
     /// Appends a block made for [`Self::next`]; false if it does not fit.
@@ -139,6 +114,78 @@ impl CodeCache {
             core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
+}
+
+/// The writable and the executable mapping, or the call that failed.
+type Mapped = Result<(NonNull<u8>, NonNull<u8>), &'static str>;
+
+/// The address that a mapping call gave, if it was none of its errors.
+fn mapped(p: *mut libc::c_void) -> Option<NonNull<u8>> {
+    (p != libc::MAP_FAILED)
+        .then(|| NonNull::new(p.cast::<u8>()))
+        .flatten()
+}
+
+/// A memory file, mapped twice.
+fn map_file(size: usize) -> Mapped {
+    // SAFETY: plain system calls; each result is checked, and both mappings are new.
+    unsafe {
+        let name = c"moinho-bt".as_ptr();
+        // Hardened hosts want the flag that says the memory will be executed; older kernels
+        // do not know it.
+        let mut fd = libc::memfd_create(name, libc::MFD_CLOEXEC | libc::MFD_EXEC);
+        if fd < 0 {
+            fd = libc::memfd_create(name, libc::MFD_CLOEXEC);
+        }
+        if fd < 0 {
+            return Err("memfd_create");
+        }
+        let sized = libc::ftruncate(fd, size as libc::off_t) == 0;
+        let map = |protection| {
+            let at = core::ptr::null_mut();
+            mapped(libc::mmap(at, size, protection, libc::MAP_SHARED, fd, 0))
+        };
+        let writable = map(libc::PROT_READ | libc::PROT_WRITE);
+        let executable = map(libc::PROT_READ | libc::PROT_EXEC);
+        libc::close(fd);
+        both(size, sized, writable, executable)
+    }
+}
+
+/// Shared memory without a name, mapped once and then, by MREMAP with an old size of nothing,
+/// once more.
+fn map_twice(size: usize) -> Mapped {
+    // SAFETY: plain system calls; each result is checked, and both mappings are new.
+    unsafe {
+        let write = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let writable = mapped(libc::mmap(core::ptr::null_mut(), size, write, kind, -1, 0));
+        let executable = writable.and_then(|w| {
+            mapped(libc::mremap(
+                w.as_ptr().cast(),
+                0,
+                size,
+                libc::MREMAP_MAYMOVE,
+            ))
+        });
+        let protected = executable.is_some_and(|x| {
+            let execute = libc::PROT_READ | libc::PROT_EXEC;
+            libc::mprotect(x.as_ptr().cast(), size, execute) == 0
+        });
+        both(size, protected, writable, executable)
+    }
+}
+
+/// Both mappings, if all went well; else neither is left.
+fn both(size: usize, good: bool, w: Option<NonNull<u8>>, x: Option<NonNull<u8>>) -> Mapped {
+    if let (true, Some(w), Some(x)) = (good, w, x) {
+        return Ok((w, x));
+    }
+    for one in [w, x].into_iter().flatten() {
+        // SAFETY: mapped by the caller with this size, and nobody else knows it.
+        unsafe { libc::munmap(one.as_ptr().cast(), size) };
+    }
+    Err("mmap")
 }
 
 impl Drop for CodeCache {

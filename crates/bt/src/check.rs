@@ -704,7 +704,7 @@ mod tests {
 
     use super::*;
     use crate::area::{BranchEntry, TlbEntry, View};
-    use crate::engine::Peers;
+    use crate::engine::{Options, Peers};
     use iced_x86::code_asm::*;
     use mem::{Gpa, GuestMemory};
     use std::sync::Arc;
@@ -775,7 +775,15 @@ mod tests {
             let signals = Arc::new(Signals::default());
             let model = CpuModel::everything();
             let peers = Arc::new(Peers::default());
-            let mut vcpu = BtVcpu::new(0, &model, ram.clone(), signals.clone(), peers).unwrap();
+            let mut vcpu = BtVcpu::new(
+                0,
+                &model,
+                ram.clone(),
+                signals.clone(),
+                peers,
+                &Options::default(),
+            )
+            .unwrap();
             vcpu.check();
             let mut rig = Rig {
                 vcpu,

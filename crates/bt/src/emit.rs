@@ -473,6 +473,13 @@ impl Asm {
         self.bytes.push(0xe9);
         self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
     }
+    /// Adds one to the word at a host address, without touching flags. R10 and R11 are lost.
+    pub fn count_at(&mut self, host: u64) {
+        self.mov_imm(R10, host);
+        self.load(R11, Mem::base(R10, 0));
+        self.lea(R11, Mem::base(R11, 1));
+        self.store(Mem::base(R10, 0), R11);
+    }
     /// Raw bytes.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.put(bytes);

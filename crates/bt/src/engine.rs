@@ -1,5 +1,8 @@
 //! The translator as an engine, and what the processors of one machine share.
 
+use crate::dump::Dump;
+use crate::perfmap::PerfMap;
+use crate::switches::Switches;
 use crate::vcpu::BtVcpu;
 use iced_x86::CpuidFeature;
 use mem::GuestMemory;
@@ -28,15 +31,37 @@ pub(crate) struct Peer {
     pub(crate) seen: AtomicU64,
 }
 
+/// How a [`Translation`] works and what it shows.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The optimisations.
+    pub switches: Switches,
+    /// Counts what translated code does: executions of blocks, the ways between them. This costs:
+    /// a load, an addition and a store at the head of each block.
+    pub count: bool,
+    /// Where all blocks are listed; implies `count`.
+    pub dump: Option<Arc<Dump>>,
+    /// Where blocks are named for perf.
+    pub perf_map: Option<Arc<PerfMap>>,
+}
+
+impl Options {
+    /// Translated code counts.
+    pub(crate) fn counts(&self) -> bool {
+        self.count || self.dump.is_some()
+    }
+}
+
 /// The translator as an engine.
 pub struct Translation {
     checked: bool,
+    options: Options,
     peers: Mutex<Vec<(std::sync::Weak<GuestMemory>, Arc<Peers>)>>,
 }
 
 impl Translation {
     /// The engine, if this host can run it.
-    pub fn new() -> Result<Translation, String> {
+    pub fn new(options: Options) -> Result<Translation, String> {
         for (name, has) in [
             ("AVX", std::is_x86_feature_detected!("avx")),
             ("BMI2", std::is_x86_feature_detected!("bmi2")),
@@ -49,6 +74,7 @@ impl Translation {
         }
         Ok(Translation {
             checked: false,
+            options,
             peers: Mutex::default(),
         })
     }
@@ -89,7 +115,7 @@ impl Engine for Translation {
         signals: Arc<Signals>,
     ) -> Result<Box<dyn Vcpu>, String> {
         let peers = self.peers(&memory);
-        let mut vcpu = BtVcpu::new(id, model, memory, signals, peers)?;
+        let mut vcpu = BtVcpu::new(id, model, memory, signals, peers, &self.options)?;
         if self.checked {
             vcpu.check();
         }

@@ -18,14 +18,24 @@ pub mod area;
 mod block;
 mod cache;
 mod check;
+mod dump;
 mod emit;
 mod engine;
 mod entry;
+#[cfg(test)]
+mod golden;
+mod perfmap;
 mod signal;
+#[cfg(test)]
+mod speed;
+mod switches;
 mod targets;
 mod translate;
 pub mod tsc;
 mod vcpu;
 
-pub use engine::Translation;
+pub use dump::Dump;
+pub use engine::{Options, Translation};
+pub use perfmap::PerfMap;
+pub use switches::Switches;
 pub use vcpu::{BtVcpu, Stats};

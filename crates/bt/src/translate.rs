@@ -25,7 +25,9 @@ pub use shared::{Exits, NO_SITE, exits};
 
 use crate::area::{Area, View};
 use crate::block::{Kind, Site};
+use crate::dump::Treatment;
 use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
+use crate::switches::Switches;
 use classify::flags_before;
 use core::mem::offset_of;
 use iced_x86::{
@@ -90,6 +92,16 @@ pub mod reason {
     /// As [`LOOK_UP`], from the indirect branch of `site`, or from no such branch
     /// ([`super::NO_SITE`]).
     pub const BRANCH: i32 = 6;
+    /// Names for the statistics, by value.
+    pub const NAMES: [&str; 7] = [
+        "none",
+        "tlb_miss",
+        "interpret",
+        "link",
+        "pins",
+        "fault",
+        "branch",
+    ];
 }
 
 /// What is to be translated.
@@ -110,6 +122,8 @@ pub struct Source<'a> {
     pub origin: u64,
     /// Host address of the code cache.
     pub cache: u64,
+    /// Host address of the counter of its executions, if they are counted.
+    pub counter: Option<u64>,
 }
 
 /// The result.
@@ -124,6 +138,8 @@ pub struct Output {
     pub count: usize,
     /// As in [`crate::block::Block::completes`].
     pub completes: usize,
+    /// What was done with each, if executions are counted.
+    pub treatments: Vec<Treatment>,
 }
 
 /// How an instruction is translated.
@@ -186,6 +202,26 @@ impl Class {
             Class::Interpret | Class::Syscall | Class::Sysret | Class::Iret | Class::UserAccess
         )
     }
+
+    /// For the listing.
+    fn treatment(self) -> Treatment {
+        match self {
+            Class::PushFlags
+            | Class::PopFlags
+            | Class::Cli
+            | Class::Sti
+            | Class::SwapGs
+            | Class::Selector
+            | Class::Base
+            | Class::Tsc
+            | Class::UserAccess
+            | Class::Syscall
+            | Class::Sysret
+            | Class::Iret => Treatment::Replaced,
+            Class::Interpret => Treatment::Interpreted,
+            _ => Treatment::Native,
+        }
+    }
 }
 
 /// Keeps what translation needs from block to block.
@@ -194,6 +230,7 @@ pub struct Translator {
     info: InstructionInfoFactory,
     encoder: Encoder,
     native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
+    switches: Switches,
     liveness: Liveness,
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
@@ -211,13 +248,18 @@ struct Liveness {
 
 impl Translator {
     /// A translator whose code leaves by `exits`; `native` says which features the host has.
-    pub fn new(exits: Exits, native: Box<dyn Fn(CpuidFeature) -> bool + Send>) -> Self {
+    pub fn new(
+        exits: Exits,
+        native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
+        switches: Switches,
+    ) -> Self {
         let encoder = Encoder::new(64);
         Translator {
             exits,
             info: InstructionInfoFactory::new(),
             encoder,
             native,
+            switches,
             liveness: Liveness {
                 identity: None,
                 at: Box::new([0; 4096]),
@@ -288,13 +330,17 @@ impl Translator {
             shadow: false,
             after,
         };
+        if let Some(counter) = source.counter {
+            block.asm.count_at(counter);
+        }
+        let liveness = block.t.switches.liveness;
         let mut map = Vec::with_capacity(list.len());
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u32, *at as u16));
             block.rip = i.ip();
             block.code = i.code();
-            block.live = needed[n] != 0;
+            block.live = needed[n] != 0 || !liveness;
             // XSAVE and its kin are of no unit.
             block.vector = i.is_save_restore_instruction()
                 || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
@@ -328,12 +374,17 @@ impl Translator {
         {
             asm.bytes[at..at + to.len()].copy_from_slice(to);
         }
+        let treatments = match source.counter {
+            Some(_) => list[..count].iter().map(|l| l.1.treatment()).collect(),
+            None => Vec::new(),
+        };
         Some(Output {
             code: asm.bytes,
             sites,
             map,
             count,
             completes: count - usize::from(left),
+            treatments,
         })
     }
 }
@@ -707,7 +758,7 @@ impl Building<'_, '_> {
             size,
             retry: retry as u32,
         });
-        if !self.live {
+        if !self.live && self.t.switches.short_check {
             self.asm.rorx(R10, R11, 8);
             self.asm.and_imm32(R10, 0x3ff0);
             self.asm.add_mem(R11, Mem::gs_base(R10, table));

@@ -9,9 +9,11 @@ use crate::area::{
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
 use crate::check::Check;
-use crate::engine::{Peer, Peers, native};
+use crate::dump::{NewBlock, Recorder};
+use crate::engine::{Options, Peer, Peers, native};
 use crate::entry::{self, FxImage};
 use crate::signal;
+use crate::switches::Switches;
 use crate::targets::Targets;
 use crate::translate::{NO_SITE, Source, Translator, exits, reason};
 use iced_x86::Code;
@@ -105,6 +107,10 @@ pub struct BtVcpu {
     /// only the interpreter can do.
     by_code: Map<u64, [u64; 2]>,
     pub(crate) check: Option<Box<Check>>,
+    switches: Switches,
+    options: Options,
+    /// Counts and listings, if they are wanted.
+    recorder: Option<Recorder>,
 }
 
 /// What translation has cost.
@@ -142,6 +148,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Times the whole code cache was emptied.
     pub emptied: u64,
+    /// Times translated code was left, by [`reason`].
+    pub exits: [u64; reason::NAMES.len()],
 }
 
 impl BtVcpu {
@@ -151,9 +159,15 @@ impl BtVcpu {
         memory: Arc<GuestMemory>,
         signals: Arc<Signals>,
         peers: Arc<Peers>,
+        options: &Options,
     ) -> Result<BtVcpu, String> {
-        let mut cache = CodeCache::new(cache::SIZE)?;
-        let (exits, bytes) = exits(cache.next(), entry::leave_address());
+        let mut cache = CodeCache::new(cache::SIZE, options.perf_map.is_some())?;
+        let recorder = options.counts().then(Recorder::default);
+        let ways = recorder.as_ref().map(Recorder::ways);
+        let (exits, bytes) = exits(cache.next(), entry::leave_address(), ways);
+        if let Some(map) = &options.perf_map {
+            map.name(cache.next(), bytes.len(), "moinho_bt_exits_and_branches");
+        }
         if !cache.append(&bytes) {
             return Err("code cache: too small".into());
         }
@@ -188,7 +202,7 @@ impl BtVcpu {
             fault_exit: exits.fault,
             look_up_exit: exits.look_up,
             cache,
-            translator: Translator::new(exits, Box::new(native)),
+            translator: Translator::new(exits, Box::new(native), options.switches),
             blocks: Vec::new(),
             by_key: Map::default(),
             targets,
@@ -201,6 +215,9 @@ impl BtVcpu {
             stats: Stats::default(),
             by_code: Map::default(),
             check: None,
+            switches: options.switches,
+            options: options.clone(),
+            recorder,
         })
     }
 
@@ -455,10 +472,15 @@ impl BtVcpu {
     /// The guest changed its address space: goes on with the tables kept for it, or empty ones.
     fn enter_space(&mut self, history: &History) {
         let space = history.space;
-        let found = self.spare.iter().position(|a| a.space == space);
+        // With one other the tables are exchanged, as the guest goes to and fro, but never kept.
+        let spaces = if self.switches.spaces { SPACES } else { 2 };
+        let found = self
+            .spare
+            .iter()
+            .position(|a| self.switches.spaces && a.space == space);
         let mut next = match found {
             Some(n) => self.spare.remove(n),
-            None if self.spare.len() + 1 < SPACES => Area::new(self.area.pins, self.area.targets),
+            None if self.spare.len() + 1 < spaces => Area::new(self.area.pins, self.area.targets),
             None => {
                 let mut oldest = self.spare.remove(0);
                 oldest.flush();
@@ -468,7 +490,7 @@ impl BtVcpu {
         if found.is_none() {
             next.space = space;
             next.pages_seen = self.area.pages_seen;
-            if history.globals == self.history.globals {
+            if self.switches.inherit && history.globals == self.history.globals {
                 next.inherit(&self.area);
             }
         }
@@ -571,6 +593,7 @@ impl BtVcpu {
 
     fn empty_cache(&mut self) {
         self.stats.emptied += 1;
+        self.list_blocks("the code cache was emptied");
         self.cache.truncate(self.fixed);
         self.blocks.clear();
         self.by_key.clear();
@@ -579,6 +602,19 @@ impl BtVcpu {
         self.sites.clear();
         self.code_pages.clear();
         self.empty_branch_tables();
+    }
+
+    /// Lists the blocks there are, if that is wanted: they are about to go.
+    fn list_blocks(&mut self, why: &str) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        let (blocks, cache) = (&self.blocks, &self.cache);
+        recorder.finish(self.options.dump.as_deref(), why, |number| {
+            let block = blocks.get(number as usize)?;
+            let code = cache.code(block.host, block.size as usize)?;
+            Some((code, block.host, &block.map[..]))
+        });
     }
 
     /// The block at RIP; `None` if the interpreter must deal with what is there.
@@ -620,6 +656,9 @@ impl BtVcpu {
             area.flush_branches();
         }
         area.levels[view as usize] = level;
+        if !self.switches.indirect {
+            return Some(number);
+        }
         let tables = &mut area.tables[view as usize];
         tables.branch[branch_slot(linear)] = BranchEntry {
             negated_rip: linear.wrapping_neg(),
@@ -719,6 +758,7 @@ impl BtVcpu {
         for _ in 0..2 {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
+            let number = self.blocks.len() as u32;
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &self.page,
@@ -728,6 +768,7 @@ impl BtVcpu {
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
                 cache: self.cache.range().0,
+                counter: self.recorder.as_mut().map(|r| r.counter(number)),
             };
             let x = Exec {
                 cpu: self.interp.cpu(),
@@ -738,7 +779,14 @@ impl BtVcpu {
                 self.empty_cache();
                 continue;
             }
-            let number = self.blocks.len() as u32;
+            let s = &self.interp.cpu().s;
+            let (rip, ring) = (s.rip, s.cpl);
+            if let Some(map) = &self.options.perf_map {
+                map.block(source.origin, output.code.len(), rip, ring);
+            }
+            if let Some(recorder) = &mut self.recorder {
+                recorder.add(number, NewBlock::of(&source, &output, rip, ring));
+            }
             self.stats.blocks += 1;
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += output.code.len() as u64;
@@ -803,6 +851,9 @@ impl BtVcpu {
             self.me.inside.store(false, Ordering::SeqCst);
             let cpu = self.interp.cpu();
             let area = &*self.area;
+            if let Some(count) = self.stats.exits.get_mut(area.reason as usize) {
+                *count += 1;
+            }
             match area.reason as i32 {
                 reason::LOOK_UP => {
                     cpu.s.rip = area.rip;
@@ -846,6 +897,7 @@ impl BtVcpu {
                     // mapped elsewhere by now, without a flush yet: then the two do not belong
                     // together for good.
                     let fixed = self.blocks[block as usize].second.is_none();
+                    let fixed = fixed && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         let to = &mut self.blocks[block as usize];
                         to.incoming.push(number);
@@ -1144,6 +1196,52 @@ pub(crate) fn view(cpu: &Cpu) -> View {
     }
 }
 
+/// `part` of `whole` in thousandths.
+fn permille(part: u64, whole: u64) -> u64 {
+    u64::try_from(u128::from(part) * 1000 / u128::from(whole.max(1))).unwrap_or(u64::MAX)
+}
+
+impl BtVcpu {
+    /// What only code that counts can tell: how blocks were reached, and how often the software
+    /// TLB knew the page of an access.
+    fn report_counts(&self, all: &mut Vec<(String, u64)>) {
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
+        let [runs, accesses] = recorder.totals();
+        let [table, search] = recorder.branches();
+        let Stats {
+            lookups,
+            fills,
+            slow_accesses,
+            exits,
+            ..
+        } = self.stats;
+        let unknown = exits[reason::BRANCH as usize];
+        let (by_table, by_search) = (table.saturating_sub(search), search.saturating_sub(unknown));
+        let linked = runs.saturating_sub(by_table + by_search + lookups);
+        let hits = accesses.saturating_sub(fills + slow_accesses);
+        for (name, n) in [
+            ("blocks_run", runs),
+            ("reached_by_link", linked),
+            ("reached_by_branch_table", by_table),
+            ("reached_by_table_of_blocks", by_search),
+            ("reached_by_dispatcher", lookups),
+            ("chain_rate_permille", permille(linked, runs)),
+            ("accesses", accesses),
+            ("tlb_hit_permille", permille(hits, accesses)),
+        ] {
+            all.push((name.into(), n));
+        }
+    }
+}
+
+impl Drop for BtVcpu {
+    fn drop(&mut self) {
+        self.list_blocks("the processor's end");
+    }
+}
+
 impl Vcpu for BtVcpu {
     fn run(&mut self, bus: &mut dyn Bus, _budget: u64) -> Stop {
         signal::prepare_thread(signal::Code {
@@ -1190,6 +1288,7 @@ impl Vcpu for BtVcpu {
             faults,
             dropped,
             emptied,
+            exits,
         } = self.stats;
         let mut all: Vec<(String, u64)> = [
             ("blocks", blocks),
@@ -1215,6 +1314,11 @@ impl Vcpu for BtVcpu {
         if let Some(check) = &self.check {
             all.extend(check.counts());
         }
+        all.push(("code_cache_size".into(), cache::SIZE as u64));
+        for (name, n) in reason::NAMES.iter().zip(exits) {
+            all.push((format!("exits_{name}"), n));
+        }
+        self.report_counts(&mut all);
         let first = all.len();
         for (code, counts) in &self.by_code {
             let code = Code::try_from(*code as usize).unwrap_or_default();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmm::images::ImageError;
 use vmm::spec::{BoardKind, ClockKind, MachineSpec, parse_size};
-use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, UserError};
+use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, Translator, UserError};
 
 const STATUS: &str = "\
 Exit status:
@@ -77,6 +77,18 @@ struct Run {
     /// Hold everything the translator does against the interpreter (slow); with --engine bt
     #[arg(long)]
     check_bt: bool,
+    /// Translator: list all translated blocks in FILE, guest and host code, with counts
+    #[arg(long, value_name = "FILE")]
+    dump_bt: Option<PathBuf>,
+    /// Translator: count for --stats what needs counting in translated code (implied by --dump-bt)
+    #[arg(long)]
+    count_bt: bool,
+    /// Translator: write /tmp/perf-PID.map, by which perf report names guest blocks
+    #[arg(long)]
+    perf_map: bool,
+    /// Translator: switch optimisations off; NAMES with commas, `list` lists them
+    #[arg(long, value_name = "NAMES")]
+    bt_no: Option<String>,
     /// Move the running guest to another engine after some seconds; may be repeated
     #[arg(long = "then", value_name = "ENGINE@SECONDS", hide = true)]
     moves: Vec<String>,
@@ -181,6 +193,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(args: Run) -> Result<ExitCode, UserError> {
+    if args.bt_no.as_deref() == Some("list") {
+        for (name, about) in vmm::optimisations() {
+            print(&format!("{name:<18}{about}\n"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let (stats, json) = (args.stats, args.json);
     let outcome = vmm::run(config(args)?)?;
     if let Some(message) = outcome.finish.message() {
@@ -227,6 +245,15 @@ fn config(args: Run) -> Result<Config, UserError> {
         engine: args.engine.into(),
         check_bt: args.check_bt,
         force: args.force,
+        translator: Translator {
+            switches: match &args.bt_no {
+                Some(names) => vmm::switches(names)?,
+                None => Translator::default().switches,
+            },
+            count: args.count_bt,
+            dump: args.dump_bt.clone(),
+            perf_map: args.perf_map,
+        },
         moves: args
             .moves
             .iter()

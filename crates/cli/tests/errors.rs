@@ -77,6 +77,17 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
         &["--engine", "bt", "--check-bt", "--cpus", "2"],
         &["--check-bt", "--cpus 1"],
     );
+    refused(&f, &["--count-bt"], &["--count-bt", "--engine bt"]);
+    refused(
+        &f,
+        &["--engine", "bt", "--bt-no", "chain,warp"],
+        &["--bt-no", "warp", "short-check"],
+    );
+    refused(
+        &f,
+        &["--engine", "bt", "--dump-bt", "/nowhere/list"],
+        &["--dump-bt", "/nowhere/list"],
+    );
     refused(&f, &["--then", "kvm"], &["--then", "ENGINE@SECONDS"]);
     refused(&f, &["--board", "ibm5150"], &["ibm5150", "micro"]);
     refused(&f, &["--clock", "sundial"], &["--clock", "sundial", "insn"]);

@@ -93,6 +93,48 @@ fn statistics_are_json_on_request_and_the_hosts_memory_is_little() {
 }
 
 #[test]
+fn the_translator_lists_its_blocks_and_counts_how_they_were_reached() {
+    let count = |off: &[&str]| -> (serde_json::Value, String) {
+        let list = File::new("blocks", b"");
+        let path = list.path();
+        let mut args = vec!["--memory", "64M", "--engine", "bt", "--stats", "--json"];
+        args.extend(["--dump-bt", &path]);
+        args.extend(off);
+        let mut vm = Vm::start(&args);
+        vm.expect("moinho> ");
+        vm.type_in("poweroff\n");
+        let (status, screen, errors) = vm.finish();
+        assert_eq!((status, errors.as_str()), (Some(0), ""), "{off:?}");
+        let stats: serde_json::Value =
+            serde_json::from_str(&screen[screen.find("\n{").unwrap()..]).unwrap();
+        (stats["engine_counts"][0].clone(), list.read())
+    };
+    let (counts, list) = count(&[]);
+    let of = |counts: &serde_json::Value, name: &str| counts[name].as_u64().unwrap();
+    let n = |name| of(&counts, name);
+    let ways = n("reached_by_link")
+        + n("reached_by_branch_table")
+        + n("reached_by_table_of_blocks")
+        + n("reached_by_dispatcher");
+    assert_eq!(ways, n("blocks_run"), "{counts}");
+    assert!(
+        n("chain_rate_permille") > 500 && n("tlb_hit_permille") > 500,
+        "{counts}"
+    );
+    for text in [
+        "ring 0: ran ",
+        "ring 3: ran ",
+        "; sensitive: replaced",
+        "; left to the interpreter",
+    ] {
+        assert!(list.contains(text), "{text:?} is not in the list");
+    }
+    let (without, _) = count(&["--bt-no", "chain,indirect"]);
+    assert_eq!(of(&without, "links"), 0, "{without}");
+    assert_eq!(of(&without, "reached_by_branch_table"), 0, "{without}");
+}
+
+#[test]
 fn an_idle_guest_takes_no_host_processor() {
     let mut vm = Vm::start(&["--memory", "64M"]);
     vm.expect("moinho> ");

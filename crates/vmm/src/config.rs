@@ -1,5 +1,6 @@
 //! What the user asked for, and what is wrong with it.
 
+use crate::translator::Translator;
 use machine::spec::{MachineSpec, SpecError};
 use machine::trace::Kinds;
 use std::path::PathBuf;
@@ -86,6 +87,8 @@ pub struct Config {
     pub check_bt: bool,
     /// Takes an engine that was found to be unusable in practice.
     pub force: bool,
+    /// What is asked of the translator.
+    pub translator: Translator,
     /// Engines to move to while the guest runs: which, and after how many seconds.
     pub moves: Vec<(EngineChoice, f64)>,
     /// A reset or a triple fault ends the run.

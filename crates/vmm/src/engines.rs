@@ -69,7 +69,7 @@ type Opened = Result<(Box<dyn Engine>, Option<Speed>), Unusable>;
 struct Candidate {
     name: &'static str,
     choice: EngineChoice,
-    open: fn() -> Opened,
+    open: fn(&bt::Options) -> Opened,
     /// It goes from one instruction to the next: it can follow a clock that counts them, and
     /// trace them.
     steps: bool,
@@ -89,7 +89,7 @@ const CANDIDATES: &[Candidate] = &[
     Candidate {
         name: "kvm",
         choice: EngineChoice::Kvm,
-        open: open_kvm,
+        open: |_| open_kvm(),
         steps: false,
     },
     Candidate {
@@ -101,13 +101,13 @@ const CANDIDATES: &[Candidate] = &[
     Candidate {
         name: "interp",
         choice: EngineChoice::Interp,
-        open: || Ok((Box::new(Interpreter), None)),
+        open: |_| Ok((Box::new(Interpreter), None)),
         steps: true,
     },
 ];
 
-fn open_bt() -> Opened {
-    match bt::Translation::new() {
+fn open_bt(options: &bt::Options) -> Opened {
+    match bt::Translation::new(options.clone()) {
         Ok(engine) => Ok((Box::new(engine), None)),
         Err(why) => Err(Unusable {
             problem: why.to_string(),
@@ -159,14 +159,15 @@ fn open_kvm() -> Opened {
 }
 
 /// The engine for a machine, and why it is this one. `force` takes an engine that would be
-/// refused.
+/// refused. `translator` is for the one that was named to be it.
 pub(crate) fn choose(
     choice: EngineChoice,
     needs: Needs,
     force: bool,
+    translator: &bt::Options,
 ) -> Result<(Box<dyn Engine>, String), UserError> {
     match CANDIDATES.iter().find(|c| c.choice == choice) {
-        Some(candidate) => named(candidate, needs, force),
+        Some(candidate) => named(candidate, needs, force, translator),
         None => Ok(best(needs)),
     }
 }
@@ -176,6 +177,7 @@ fn named(
     candidate: &Candidate,
     needs: Needs,
     force: bool,
+    translator: &bt::Options,
 ) -> Result<(Box<dyn Engine>, String), UserError> {
     let name = candidate.name;
     if needs.counting && !candidate.steps {
@@ -184,7 +186,7 @@ fn named(
             "use --engine interp or --clock host",
         ));
     }
-    let no = match (candidate.open)() {
+    let no = match (candidate.open)(translator) {
         Ok((engine, _)) => return Ok((engine, "asked for".into())),
         Err(no) => no,
     };
@@ -211,7 +213,7 @@ fn best(needs: Needs) -> (Box<dyn Engine>, String) {
             rejected.push(format!("{name} cannot trace instructions for --trace"));
             continue;
         }
-        match (candidate.open)() {
+        match (candidate.open)(&bt::Options::default()) {
             Ok((engine, None)) => return (engine, rejected.join("; ")),
             Ok((engine, Some(speed))) => {
                 let reason = format!(
@@ -231,6 +233,7 @@ pub(crate) fn checked_bt(
     choice: EngineChoice,
     cpus: u32,
     needs: Needs,
+    translator: &bt::Options,
 ) -> Result<(Box<dyn Engine>, String), UserError> {
     if choice != EngineChoice::Bt {
         return Err(UserError::new(
@@ -244,8 +247,8 @@ pub(crate) fn checked_bt(
             "give --cpus 1",
         ));
     }
-    choose(choice, needs, false)?;
-    match bt::Translation::new() {
+    choose(choice, needs, false, translator)?;
+    match bt::Translation::new(translator.clone()) {
         Ok(engine) => Ok((Box::new(engine.checked()), "asked for, checked".into())),
         Err(why) => Err(UserError::new(why, "use --engine interp")),
     }
@@ -255,25 +258,27 @@ pub(crate) fn checked_bt(
 pub fn report() -> Vec<EngineReport> {
     CANDIDATES
         .iter()
-        .map(|candidate| match (candidate.open)() {
-            Ok((engine, _)) => {
-                let speed = measure(&*engine, THOROUGH);
-                EngineReport {
-                    engine: candidate.name,
-                    usable: speed.is_ok(),
-                    problem: speed.as_ref().err().cloned(),
-                    way_out: None,
-                    speed: speed.ok(),
+        .map(
+            |candidate| match (candidate.open)(&bt::Options::default()) {
+                Ok((engine, _)) => {
+                    let speed = measure(&*engine, THOROUGH);
+                    EngineReport {
+                        engine: candidate.name,
+                        usable: speed.is_ok(),
+                        problem: speed.as_ref().err().cloned(),
+                        way_out: None,
+                        speed: speed.ok(),
+                    }
                 }
-            }
-            Err(no) => EngineReport {
-                engine: candidate.name,
-                usable: false,
-                problem: Some(no.problem),
-                way_out: Some(no.way_out),
-                speed: no.speed,
+                Err(no) => EngineReport {
+                    engine: candidate.name,
+                    usable: false,
+                    problem: Some(no.problem),
+                    way_out: Some(no.way_out),
+                    speed: no.speed,
+                },
             },
-        })
+        )
         .collect()
 }
 
@@ -451,7 +456,8 @@ mod tests {
         assert!(speed.ring0_mips > 0.0 && !speed.is_trap(), "{speed:?}");
         for (counting, tracing, what) in [(true, false, "count"), (false, true, "trace")] {
             let needs = Needs { counting, tracing };
-            let (engine, reason) = choose(EngineChoice::Auto, needs, false).unwrap();
+            let (engine, reason) =
+                choose(EngineChoice::Auto, needs, false, &bt::Options::default()).unwrap();
             assert_eq!(engine.name(), "interp");
             for other in ["kvm", "bt"] {
                 let why = format!("{other} cannot {what} instructions");
@@ -462,7 +468,7 @@ mod tests {
             counting: true,
             tracing: false,
         };
-        assert!(choose(EngineChoice::Kvm, counting, true).is_err());
+        assert!(choose(EngineChoice::Kvm, counting, true, &bt::Options::default()).is_err());
     }
 
     #[test]
@@ -479,7 +485,13 @@ mod tests {
         let (mut best, mut slowest_s) = ((f64::MAX, 0.0), 0f64);
         for _ in 0..10 {
             let (start, used) = (Instant::now(), processor_time_s());
-            let (engine, reason) = choose(EngineChoice::Auto, Needs::default(), false).unwrap();
+            let (engine, reason) = choose(
+                EngineChoice::Auto,
+                Needs::default(),
+                false,
+                &bt::Options::default(),
+            )
+            .unwrap();
             let took = (start.elapsed().as_secs_f64(), processor_time_s() - used);
             assert_eq!(engine.name(), "bt", "{reason}");
             assert!(reason.contains("emulates ring 0"), "{reason}");

@@ -13,6 +13,7 @@ pub mod images;
 mod lifecycle;
 mod report;
 mod threads;
+mod translator;
 
 pub use config::{Config, EngineChoice, Guest, TraceTo, UserError, cpu_models};
 pub use connect::parse_disk;
@@ -21,3 +22,4 @@ pub use lifecycle::{Finish, Outcome, run};
 pub use machine::spec;
 pub use machine::trace::Kinds as TraceKinds;
 pub use report::{HostStats, Stats};
+pub use translator::{Translator, optimisations, switches};

@@ -16,6 +16,7 @@ use crate::engines;
 use crate::guest;
 use crate::report::{EngineCounts, HostStats, Stats};
 use crate::threads::{HostClock, Threads};
+use crate::translator;
 use backends::host::terminal::RawMode;
 use machine::clock::{Clock, InstructionClock};
 use machine::spec::ClockKind;
@@ -140,11 +141,12 @@ pub fn run(mut config: Config) -> Result<Outcome, UserError> {
             .as_ref()
             .is_some_and(|t| t.kinds.has(Kinds::INSN)),
     };
+    let translator = translator::options(&config)?;
     let open = |choice| {
         if config.check_bt {
-            return engines::checked_bt(choice, config.spec.cpus, needs);
+            return engines::checked_bt(choice, config.spec.cpus, needs, &translator);
         }
-        engines::choose(choice, needs, config.force)
+        engines::choose(choice, needs, config.force, &translator)
     };
     let (mut engine, engine_reason) = open(config.engine)?;
     let mut moves = Vec::new();

@@ -18,7 +18,9 @@ impl Translator {
         if x.bits() == 32 {
             return self.class_32(x, row, i);
         }
-        if let Some(class) = sensitive(x, i) {
+        if self.switches.inline_sensitive
+            && let Some(class) = sensitive(x, i)
+        {
             return class;
         }
         if matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
@@ -178,7 +180,7 @@ impl Translator {
 
     /// Looks at a few instructions at `rip` in the same page: which flags may they read?
     fn peek(&mut self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
-        if rip >> 12 != 0 {
+        if rip >> 12 != 0 || !self.switches.liveness {
             return FLAGS;
         }
         match self.liveness.at[rip as usize] {

@@ -28,7 +28,9 @@ const RBP: u8 = 5;
 impl Translator {
     /// What is done with an instruction of 32-bit code that is valid now.
     pub(super) fn class_32(&self, x: &Exec<'_>, row: &Row, i: &Instruction) -> Class {
-        if let Some(class) = sensitive(x, i) {
+        if self.switches.inline_sensitive
+            && let Some(class) = sensitive(x, i)
+        {
             return class;
         }
         if matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {

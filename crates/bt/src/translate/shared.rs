@@ -41,8 +41,9 @@ impl Exits {
     }
 }
 
-/// Makes what blocks share.
-pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
+/// Makes what blocks share. `ways`: host addresses of counters, of branches that look into a
+/// branch table and of those that then search all blocks.
+pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>) {
     let mut asm = Asm::new(origin);
     let mut one = |why: i32, stores: &[(Mem, u8)]| {
         let at = asm.here();
@@ -65,13 +66,13 @@ pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
     };
     let unknown = one(reason::BRANCH, &[]);
     for view in View::ALL {
-        let search = search(&mut asm, view, unknown);
+        let search = search(&mut asm, view, unknown, ways);
         exits.branch[view as usize] = asm.here();
         asm.store(field::site, R10);
-        table(&mut asm, view, search);
+        table(&mut asm, view, search, ways);
         exits.go[view as usize] = asm.here();
         asm.store_imm(field::site, NO_SITE as i32);
-        table(&mut asm, view, search);
+        table(&mut asm, view, search, ways);
     }
     (exits, asm.bytes)
 }
@@ -79,9 +80,13 @@ pub fn exits(origin: u64, leave: u64) -> (Exits, Vec<u8>) {
 /// Jumps by the view's branch table to the linear address in R11, without touching flags; to
 /// `search` with the address in [`Area::rip`] and RCX in [`Area::spill`] if the table does not
 /// know it or the pins want attention.
-fn table(asm: &mut Asm, view: View, search: u64) {
+fn table(asm: &mut Asm, view: View, search: u64, ways: Option<[u64; 2]>) {
     let table = Area::branch_table(view);
     asm.store(field::rip, R11);
+    if let Some([looks, _]) = ways {
+        asm.count_at(looks);
+        asm.load(R11, field::rip);
+    }
     asm.store(field::spill, RCX);
     asm.pext_gs(R10, R11, field::BRANCH_MASK);
     asm.lea(R10, Mem::sum(R10, R10));
@@ -120,9 +125,12 @@ fn table(asm: &mut Asm, view: View, search: u64) {
 
 /// Finds the block by the tables of code pages and of all blocks, enters it in the branch table
 /// and goes there; `unknown` if they do not know it either, or the pins want attention.
-fn search(asm: &mut Asm, view: View, unknown: u64) -> u64 {
+fn search(asm: &mut Asm, view: View, unknown: u64, ways: Option<[u64; 2]>) -> u64 {
     let (table, code) = (Area::branch_table(view), Area::code_table(view));
     let start = asm.here();
+    if let Some([_, searches]) = ways {
+        asm.count_at(searches);
+    }
     asm.store(field::saved, RAX);
     asm.lahf();
     asm.seto_al();

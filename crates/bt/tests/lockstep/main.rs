@@ -24,7 +24,7 @@ mod rng;
 mod shape;
 mod world;
 
-use bt::Translation;
+use bt::{Options, Switches, Translation};
 use generate::{Program, Rows};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rng::Rng;
@@ -227,12 +227,13 @@ struct Pair {
     bt: World,
     shape: Shape,
     moving: u64,
+    options: Options,
 }
 
 impl Pair {
-    fn new(shape: Shape) -> Pair {
+    fn new(shape: Shape, options: &Options) -> Pair {
         let interp = World::new(&Interpreter, shape);
-        let mut engine = Translation::new().expect("a host that can translate");
+        let mut engine = Translation::new(options.clone()).expect("a host that can translate");
         if shape.checked {
             engine = engine.checked();
         }
@@ -243,6 +244,7 @@ impl Pair {
             bt,
             shape,
             moving,
+            options: options.clone(),
         }
     }
 
@@ -266,7 +268,7 @@ impl Pair {
             // Overwritten code loads DS, or alignment is checked, say. The interpreter does not stop
             // at once in a burst: the two are not at the same place.
             c.bursts += 1;
-            *self = Pair::new(self.shape);
+            *self = Pair::new(self.shape, &self.options);
             return Ok(());
         }
         result
@@ -357,7 +359,7 @@ impl Pair {
                 .map_err(|e| format!("{e}\n{}", listing(&self.interp, &program, 0)))?;
         } else {
             // The two are not at the same place any more.
-            *self = Pair::new(self.shape);
+            *self = Pair::new(self.shape, &self.options);
         }
         Ok(())
     }
@@ -395,6 +397,11 @@ fn number(name: &str) -> Option<u64> {
 
 /// Runs random programs of the shapes that `shape` picks.
 fn compare(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
+    compare_under(&[Options::default()], seeds, shape)
+}
+
+/// The same, under these options in turn.
+fn compare_under(options: &[Options], seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
     let first = number("MOINHO_SEED").unwrap_or(0);
     let seeds = number("MOINHO_SEEDS").unwrap_or(seeds);
     let all = number("MOINHO_ALL").is_some();
@@ -404,13 +411,14 @@ fn compare(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
     let mut failures = Vec::new();
     for seed in first..first + seeds {
         let mut rng = Rng::new(seed);
-        let mut pair = Pair::new(shape(&mut rng));
+        let options = &options[seed as usize % options.len()];
+        let mut pair = Pair::new(shape(&mut rng), options);
         for n in 0..3 {
             let rows = &rows[usize::from(pair.shape.wide)];
             if let Err(report) = pair.run(&mut rng, rows, &watch, &mut c) {
                 println!(
-                    "seed {seed}, program {n}, {:?}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n",
-                    pair.shape
+                    "seed {seed}, program {n}, {:?}, {:?}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n",
+                    pair.shape, options.switches
                 );
                 failures.push(seed);
                 break;
@@ -464,6 +472,31 @@ fn the_checked_mode_finds_nothing_in_random_programs() {
     });
 }
 
+/// Each optimisation off, then all of them, then none with code that counts.
+#[test]
+fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() {
+    let names: Vec<&str> = Switches::ALL.iter().map(|(name, _)| *name).collect();
+    let all = names.join(",");
+    let mut options: Vec<Options> = names
+        .into_iter()
+        .chain([all.as_str()])
+        .map(|off| Options {
+            switches: Switches::without(off).expect("names of switches"),
+            ..Options::default()
+        })
+        .collect();
+    options.push(Options {
+        count: true,
+        ..Options::default()
+    });
+    compare_under(&options, 180, |rng| match rng.below(4) {
+        0 => Shape::compatibility(),
+        1 => Shape::protected(rng.chance(50), rng.chance(50)),
+        2 => Shape::wide(rng.chance(40)),
+        _ => Shape::hard(rng.chance(40), rng.chance(50)),
+    });
+}
+
 #[test]
 fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
     compare(400, |rng| match rng.below(5) {
@@ -485,7 +518,7 @@ fn guests_reach_nothing_of_this_process_and_no_page_is_writable_and_executable()
         let aims = [canary.as_ptr() as u64, &raw const local as u64, code];
         generate::HOST.set(aims[seed as usize % 3]);
         let mut rng = Rng::new(1 << 40 | seed);
-        let mut pair = Pair::new(Shape::wide(rng.chance(50)));
+        let mut pair = Pair::new(Shape::wide(rng.chance(50)), &Options::default());
         for _ in 0..2 {
             if let Err(report) = pair.run(&mut rng, &rows, &watch, &mut c) {
                 panic!("seed {seed}: {report}");

@@ -1,0 +1,92 @@
+//! The switches of the translator's optimisations: each can be turned off, for comparison and to
+//! find out which one is to blame.
+//!
+//! To add one: a line in the list below, with a sentence that says what the translator does with
+//! it, and a look at the field where that is decided ([`crate::translate`] and [`crate::vcpu`]
+//! hold the [`Switches`] of their engine). Its name on the command line (`--bt-no`), its place in
+//! the help and in the lockstep test follow by themselves.
+
+macro_rules! switches {
+    ($($(#[doc = $about:literal])+ $field:ident = $name:literal;)*) => {
+        /// Which optimisations are on; all of them by default.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct Switches {
+            $($(#[doc = $about])+ pub $field: bool,)*
+        }
+
+        impl Default for Switches {
+            fn default() -> Self {
+                Switches { $($field: true,)* }
+            }
+        }
+
+        impl Switches {
+            /// Names, and what the translator does with the optimisation.
+            pub const ALL: &'static [(&'static str, &'static str)] =
+                &[$(($name, concat!($($about),+)),)*];
+
+            fn by_name(&mut self, name: &str) -> Option<&mut bool> {
+                match name {
+                    $($name => Some(&mut self.$field),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+switches! {
+    /// links jumps inside a page, so that they need no look-up
+    chain = "chain";
+    /// lets branches between pages find their block without the dispatcher
+    indirect = "indirect";
+    /// looks ahead for which flags are still needed
+    liveness = "liveness";
+    /// checks accesses by a shorter sequence where flags are dead
+    short_check = "short-check";
+    /// replaces sensitive instructions by code, where they are usual ones
+    inline_sensitive = "inline-sensitive";
+    /// keeps the tables of address spaces that the guest has left
+    spaces = "spaces";
+    /// takes the kernel's global pages over into the tables of a new address space
+    inherit = "inherit";
+}
+
+impl Switches {
+    /// All on but those named, with commas between. The error names the word that is no switch
+    /// and those that are.
+    pub fn without(names: &str) -> Result<Switches, String> {
+        let mut switches = Switches::default();
+        for name in names.split(',') {
+            *switches.by_name(name).ok_or_else(|| {
+                let known: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
+                format!("{name:?} is none of {}", known.join(", "))
+            })? = false;
+        }
+        Ok(switches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_switch_off_what_they_say_and_nothing_else() {
+        let off = Switches::without("chain,short-check").unwrap();
+        let expected = Switches {
+            chain: false,
+            short_check: false,
+            ..Switches::default()
+        };
+        assert_eq!(off, expected);
+        for (name, _) in Switches::ALL {
+            assert_ne!(Switches::without(name).unwrap(), Switches::default());
+        }
+        let error = Switches::without("chain,warp").unwrap_err();
+        assert!(
+            error.contains("\"warp\"") && error.contains("inherit"),
+            "{error}"
+        );
+    }
+}

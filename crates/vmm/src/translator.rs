@@ -1,0 +1,83 @@
+//! What the user asks of the translator beside running the guest: optimisations switched off,
+//! listings, counts, names for perf. Checked by [`crate::lifecycle`] before anything runs.
+
+use crate::config::{Config, EngineChoice, UserError};
+use bt::{Dump, Options, PerfMap, Switches};
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The translator's part of a [`Config`].
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Translator {
+    /// The optimisations.
+    pub switches: Switches,
+    /// Counts executions of blocks and the ways between them.
+    pub count: bool,
+    /// Where all blocks are listed.
+    pub dump: Option<PathBuf>,
+    /// Names blocks for `perf report`.
+    pub perf_map: bool,
+}
+
+/// Reads the names of optimisations that are to be off.
+pub fn switches(names: &str) -> Result<Switches, UserError> {
+    Switches::without(names).map_err(|why| {
+        UserError::new(
+            format_args!("--bt-no: {why}"),
+            "give some of them, with commas between",
+        )
+    })
+}
+
+/// For the help: the names of the optimisations, and what the translator does with them.
+pub fn optimisations() -> &'static [(&'static str, &'static str)] {
+    Switches::ALL
+}
+
+/// The options of the engine. An error is the user's.
+pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
+    let Translator {
+        switches,
+        count,
+        dump,
+        perf_map,
+    } = &config.translator;
+    let asked = [
+        ("--dump-bt", dump.is_some()),
+        ("--count-bt", *count),
+        ("--perf-map", *perf_map),
+        ("--bt-no", *switches != Switches::default()),
+    ];
+    let translates = |choice| choice == EngineChoice::Bt;
+    let comes = translates(config.engine) || config.moves.iter().any(|m| translates(m.0));
+    if let Some((flag, _)) = asked.iter().find(|a| a.1 && !comes) {
+        return Err(UserError::new(
+            format_args!("{flag}: it is the translator's, and another engine may run"),
+            "give --engine bt, too",
+        ));
+    }
+    let create = |flag: &str, path: &Path| -> Result<_, UserError> {
+        let file = File::create(path).map_err(|e| {
+            UserError::new(
+                format_args!("{flag} {}: {e}", path.display()),
+                "give a file that can be written",
+            )
+        })?;
+        Ok(BufWriter::new(file))
+    };
+    let dump = dump.as_deref().map(|path| create("--dump-bt", path));
+    let map = format!("/tmp/perf-{}.map", std::process::id());
+    let map = perf_map.then(|| create("--perf-map", Path::new(&map)));
+    Ok(Options {
+        switches: *switches,
+        count: *count,
+        dump: dump
+            .transpose()?
+            .map(|file| Arc::new(Dump::new(Box::new(file)))),
+        perf_map: map
+            .transpose()?
+            .map(|file| Arc::new(PerfMap::new(Box::new(file)))),
+    })
+}
