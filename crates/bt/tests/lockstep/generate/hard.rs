@@ -290,12 +290,12 @@ impl Builder<'_> {
         if down {
             self.put(Instruction::with(Code::Std));
         }
-        let string = if self.shape.wide {
-            Instruction::with(code)
-        } else {
+        if !self.shape.wide {
             return self.random();
-        };
-        let mut i = string;
+        }
+        // `with` is for instructions without operands.
+        let mut i = Instruction::default();
+        i.set_code(code);
         for n in 0..i.op_count() {
             use iced_x86::OpCodeOperandKind as Kind;
             use iced_x86::OpKind;
@@ -340,7 +340,8 @@ impl Builder<'_> {
             0 if self.shape.wide => {
                 self.fixed64(Register::RDI, Fix::Immediate(target, 0));
                 self.imm64(Register::RCX, 1);
-                let mut i = Instruction::with(Code::Stosd_m32_EAX);
+                let mut i = Instruction::default();
+                i.set_code(Code::Stosd_m32_EAX);
                 i.set_op_kind(0, iced_x86::OpKind::MemoryESRDI);
                 i.set_op_register(1, Register::EAX);
                 i.set_has_rep_prefix(true);
