@@ -21,7 +21,9 @@
 //! - accessed and dirty bits in a page table that the block itself writes;
 //! - what the interpreter does itself; among it RDTSC, which is not translated in this mode;
 //! - bytes outside the pages that the interpreter writes: a store that translated code makes in
-//!   excess elsewhere is not seen.
+//!   excess elsewhere is not seen;
+//! - the links between blocks, and the search that translated code makes by itself, which do not
+//!   happen here: the random lockstep test (`tests/lockstep`) is for those.
 //!
 //! Beside the blocks it holds the branch tables against the page tables: an entry for RIP must
 //! lead to the block that is found there.

@@ -468,7 +468,11 @@ fn interrupts_at_any_time_are_not_noticed_by_the_program() {
 fn the_checked_mode_finds_nothing_in_random_programs() {
     compare(100, |rng| Shape {
         checked: true,
-        ..Shape::hard(rng.chance(40), rng.chance(50))
+        ..match rng.below(6) {
+            0 => Shape::compatibility(),
+            1 => Shape::protected(rng.chance(50), rng.chance(50)),
+            _ => Shape::hard(rng.chance(40), rng.chance(50)),
+        }
     });
 }
 
