@@ -5,7 +5,20 @@
 use core::mem::offset_of;
 
 /// Entries of each software TLB table.
-pub const TLB_ENTRIES: usize = 1024;
+pub const TLB_ENTRIES: usize = 2048;
+/// Binary logarithm of [`TLB_ENTRIES`].
+pub const TLB_BITS: u32 = TLB_ENTRIES.ilog2();
+
+/// Where a page's entry is looked for first.
+pub fn tlb_slot(linear: u64) -> usize {
+    (linear >> 12) as usize % TLB_ENTRIES
+}
+
+/// Where it is looked for next: elsewhere for pages that share the first place, so that two of
+/// them do not push each other out all the time.
+pub fn other_tlb_slot(linear: u64) -> usize {
+    tlb_slot(linear) ^ ((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES | 1)
+}
 /// Entries of each indirect-branch table.
 pub const BRANCH_ENTRIES: usize = 2048;
 /// Entries of each table of code pages.
@@ -154,6 +167,10 @@ pub struct Area {
     pub spill: u64,
     /// RAX, or another register, while a shared routine needs it.
     pub saved: u64,
+    /// Address of where each site's check is in the code cache, by the site's number.
+    pub retries: u64,
+    /// Host address of the code cache.
+    pub cache: u64,
     /// Address of the table of all blocks ([`crate::targets`]).
     pub targets: u64,
     /// Factor of that table's hash.
@@ -394,28 +411,36 @@ impl Area {
 }
 
 impl TlbEntry {
-    /// Matches no page. The flag-free check takes the last bytes of the address space for a hit in
-    /// the last slot, so the place is one that no process can reach.
-    const ZERO: TlbEntry = TlbEntry {
-        negated_page: 0,
+    /// For a page that no canonical address is in, and a place that no process can reach: an
+    /// access to such an address faults on the host and so gets to the interpreter. It matches
+    /// no other page wherever it is moved.
+    pub const NONE: TlbEntry = TlbEntry {
+        negated_page: (1u64 << 62).wrapping_neg(),
         host: 1 << 63,
     };
 }
 
 fn flush_table(table: &mut [TlbEntry; TLB_ENTRIES]) {
-    table.fill(TlbEntry::ZERO);
-    table[0].negated_page = 0x1000u64.wrapping_neg();
+    table.fill(TlbEntry::NONE);
+}
+
+/// Enters a page in its first place; what was there moves to its own second one.
+pub fn enter_page(table: &mut [TlbEntry; TLB_ENTRIES], entry: TlbEntry) {
+    let slot = tlb_slot(entry.negated_page.wrapping_neg());
+    let old = table[slot];
+    table[other_tlb_slot(old.negated_page.wrapping_neg())] = old;
+    table[slot] = entry;
 }
 
 impl Tables {
-    /// Empties the data tables. An entry of zeroes is for page 0 and so matches nothing in any
-    /// slot but the first; the first gets an address that belongs to the second.
+    /// Empties the data tables.
     pub fn flush_data(&mut self) {
         flush_table(&mut self.read);
         flush_table(&mut self.write);
     }
 
-    /// Empties the branch table and that of code pages; the same idea.
+    /// Empties the branch table and that of code pages. An entry of zeroes matches nothing in any
+    /// slot but the first; the first gets an address that belongs to the second.
     pub fn flush_branches(&mut self) {
         self.branch.fill(BranchEntry {
             negated_rip: 0,
@@ -438,13 +463,13 @@ impl Tables {
 
     /// Drops one page from the data tables.
     pub fn drop_page(&mut self, linear: u64) {
-        let slot = (linear >> 12) as usize % TLB_ENTRIES;
+        let page = (linear & !0xfff).wrapping_neg();
         for table in [&mut self.read, &mut self.write] {
-            let other = ((slot as u64) ^ 1) << 12;
-            table[slot] = TlbEntry {
-                negated_page: other.wrapping_neg(),
-                host: 1 << 63,
-            };
+            for slot in [tlb_slot(linear), other_tlb_slot(linear)] {
+                if table[slot].negated_page == page {
+                    table[slot] = TlbEntry::NONE;
+                }
+            }
         }
     }
 }

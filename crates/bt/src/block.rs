@@ -38,8 +38,6 @@ pub enum Kind {
         access: Access,
         /// Bytes.
         size: u8,
-        /// Where the check is in the code cache, to go on at after filling the TLB.
-        retry: u32,
     },
     /// The instruction is the interpreter's.
     Interpret,

@@ -330,6 +330,10 @@ impl Asm {
     pub fn cmp(&mut self, a: u8, b: u8) {
         self.registers(0x39, a, b);
     }
+    /// `xor reg, reg`.
+    pub fn xor(&mut self, to: u8, from: u8) {
+        self.registers(0x31, to, from);
+    }
     /// `or reg, reg`.
     pub fn or(&mut self, to: u8, from: u8) {
         self.registers(0x09, to, from);
@@ -590,6 +594,7 @@ mod tests {
             (text(|a| a.shl(RCX, 4)), "shl rcx,4;"),
             (text(|a| a.load16(3, Mem::gs(0x70))), "mov bx,gs:[70h];"),
             (text(|a| a.cmp(RCX, R11)), "cmp rcx,r11;"),
+            (text(|a| a.xor(RCX, R10)), "xor rcx,r10;"),
             (text(|a| a.or(RAX, RDX)), "or rax,rdx;"),
             (text(|a| a.sub(R11, RSI)), "sub r11,rsi;"),
             (text(|a| a.sub_mem(RAX, Mem::gs(0x70))), "sub rax,gs:[70h];"),

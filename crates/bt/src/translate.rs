@@ -23,7 +23,7 @@ mod strings_32;
 
 pub use shared::{Exits, NO_SITE, exits};
 
-use crate::area::{Area, View};
+use crate::area::{Area, TLB_ENTRIES, View};
 use crate::block::{Kind, Site};
 use crate::dump::Treatment;
 use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
@@ -49,6 +49,9 @@ const FLAGS: u32 = RflagsBits::OF
     | RflagsBits::CF
     | RflagsBits::PF;
 
+/// The bits of a TLB index, where [`Asm::rorx`] by eight leaves them: an entry has 16 bytes.
+const TLB_INDEX: u32 = (TLB_ENTRIES as u32 - 1) << 4;
+
 /// Conditions as in the opcode of Jcc.
 const EQUAL: u8 = 4;
 const NOT_EQUAL: u8 = 5;
@@ -62,7 +65,7 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(page rip reason detail site spill value saved targets hash target pins pin_mask
+        fields!(page rip reason detail site spill value saved retries cache targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
             kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp);
     }
@@ -132,6 +135,8 @@ pub struct Output {
     pub code: Vec<u8>,
     /// Its sites, numbered from [`Source::first_site`].
     pub sites: Vec<Site>,
+    /// For each of them that is an access, where its check is in the code cache.
+    pub retries: Vec<u32>,
     /// As in [`crate::block::Block::map`].
     pub map: Vec<(u32, u16)>,
     /// Guest instructions.
@@ -322,6 +327,7 @@ impl Translator {
             source,
             asm: Asm::new(source.origin),
             sites: Vec::new(),
+            retries: Vec::new(),
             slow: Vec::new(),
             live: false,
             rip: source.rip,
@@ -367,7 +373,12 @@ impl Translator {
         #[cfg(test)]
         let asked = block.t.sabotage;
         #[cfg_attr(not(test), allow(unused_mut))]
-        let Building { mut asm, sites, .. } = block;
+        let Building {
+            mut asm,
+            sites,
+            retries,
+            ..
+        } = block;
         #[cfg(test)]
         if let Some((from, to)) = asked
             && let Some(at) = asm.bytes.windows(from.len()).position(|w| w == from)
@@ -381,6 +392,7 @@ impl Translator {
         Some(Output {
             code: asm.bytes,
             sites,
+            retries,
             map,
             count,
             completes: count - usize::from(left),
@@ -409,8 +421,8 @@ enum Restore {
 
 /// What a slow path does.
 enum SlowPath {
-    /// Leaves because this address missed the TLB.
-    Miss(Address),
+    /// Looks further, because this address missed the TLB.
+    Miss(Address, Access),
     /// Leaves the instruction to the interpreter.
     Interpret,
     /// Leaves, to go on at this offset from the page.
@@ -433,6 +445,7 @@ struct Building<'t, 's> {
     source: &'s Source<'s>,
     asm: Asm,
     sites: Vec<Site>,
+    retries: Vec<u32>,
     slow: Vec<Slow>,
     /// Flags are needed by or after the current instruction.
     live: bool,
@@ -478,7 +491,17 @@ fn r10_like(r: Register) -> Register {
 }
 
 impl Building<'_, '_> {
+    /// The site of an access whose check is at the host address `retry`.
+    fn access_site(&mut self, access: Access, size: u8, retry: u64) -> u32 {
+        let site = self.site(Kind::Access { access, size });
+        if let Some(last) = self.retries.last_mut() {
+            *last = (retry - self.source.cache) as u32;
+        }
+        site
+    }
+
     fn site(&mut self, kind: Kind) -> u32 {
+        self.retries.push(0);
         let number = self.source.first_site + self.sites.len() as u32;
         self.sites.push(Site {
             rip: self.rip as u16,
@@ -751,16 +774,12 @@ impl Building<'_, '_> {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
         };
-        let retry = self.asm.here() - self.source.cache;
+        let retry = self.asm.here();
         self.emit_address(&address);
-        let site = self.site(Kind::Access {
-            access,
-            size,
-            retry: retry as u32,
-        });
+        let site = self.access_site(access, size, retry);
         if !self.live && self.t.switches.short_check {
             self.asm.rorx(R10, R11, 8);
-            self.asm.and_imm32(R10, 0x3ff0);
+            self.asm.and_imm32(R10, TLB_INDEX);
             self.asm.add_mem(R11, Mem::gs_base(R10, table));
             self.asm.cmp_imm(R11, 4096 - i32::from(size));
             let slow = self.asm.jcc(7); // above
@@ -769,7 +788,7 @@ impl Building<'_, '_> {
                 holes: vec![slow],
                 restore: Restore::Nothing,
                 site,
-                what: SlowPath::Miss(address),
+                what: SlowPath::Miss(address, access),
             });
             return;
         }
@@ -790,7 +809,7 @@ impl Building<'_, '_> {
             holes: vec![slow],
             restore: Restore::Rcx,
             site,
-            what: SlowPath::Miss(address),
+            what: SlowPath::Miss(address, access),
         });
     }
 
@@ -805,9 +824,9 @@ impl Building<'_, '_> {
                 Restore::Flags => self.give_back(Restore::Flags),
             }
             let exit = match &slow.what {
-                SlowPath::Miss(address) => {
+                SlowPath::Miss(address, access) => {
                     self.emit_address(address);
-                    self.t.exits.miss
+                    self.t.exits.miss(self.source.view, *access)
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
                 SlowPath::Leave(target) => {

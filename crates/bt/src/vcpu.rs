@@ -3,8 +3,8 @@
 //! that is not translated.
 
 use crate::area::{
-    Area, BARRED, BranchEntry, CODE_PAGE_ENTRIES, CodePage, TLB_ENTRIES, TlbEntry, VIEWS, View,
-    branch_slot,
+    Area, BARRED, BranchEntry, CODE_PAGE_ENTRIES, CodePage, TlbEntry, VIEWS, View, branch_slot,
+    enter_page,
 };
 use crate::block::{Block, Key, Kind, Site};
 use crate::cache::{self, CodeCache};
@@ -96,6 +96,8 @@ pub struct BtVcpu {
     targets: Targets,
     by_page: Map<u64, Vec<u32>>,
     pub(crate) sites: Vec<Site>,
+    /// Where the checks of those are that are accesses, as offsets in the code cache.
+    retries: Vec<u32>,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
     user_segments: UserSegments,
@@ -208,6 +210,7 @@ impl BtVcpu {
             targets,
             by_page: Map::default(),
             sites: Vec::new(),
+            retries: Vec::new(),
             vector_outside: false,
             user_segments: UserSegments::default(),
             image: Box::new(FxImage([0; 64])),
@@ -600,6 +603,7 @@ impl BtVcpu {
         self.targets.clear();
         self.by_page.clear();
         self.sites.clear();
+        self.retries.clear();
         self.code_pages.clear();
         self.empty_branch_tables();
     }
@@ -791,6 +795,7 @@ impl BtVcpu {
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += output.code.len() as u64;
             self.sites.extend(output.sites);
+            self.retries.extend(output.retries);
             self.blocks.push(Block {
                 key,
                 target,
@@ -909,14 +914,10 @@ impl BtVcpu {
                     host = self.blocks[block as usize].host;
                 }
                 reason::MISS => {
-                    let site = self.sites[area.site as usize];
+                    let number = area.site as usize;
+                    let site = self.sites[number];
                     let linear = area.detail;
-                    let Kind::Access {
-                        access,
-                        size,
-                        retry,
-                    } = site.kind
-                    else {
+                    let Kind::Access { access, size } = site.kind else {
                         return Some(broken("a miss exit without an access"));
                     };
                     cpu.s.rip = area.page.wrapping_add(site.rip.into());
@@ -926,7 +927,7 @@ impl BtVcpu {
                         return self.step_at(bus, &site);
                     }
                     shadow = site.shadow;
-                    host = self.cache.range().0 + u64::from(retry);
+                    host = self.cache.range().0 + u64::from(self.retries[number]);
                 }
                 reason::FAULT => {
                     let at = area.detail;
@@ -994,6 +995,8 @@ impl BtVcpu {
             segment.selector & !3 == 0 || segment.attributes.dpl() == 3
         });
         area.iret_bad = (!kept || s.nmi_blocked).into();
+        area.retries = self.retries.as_ptr() as u64;
+        area.cache = self.cache.range().0;
         area.target = host;
         // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
         // signals; `host` is in this processor's cache, whose code fits every area.
@@ -1096,11 +1099,10 @@ impl BtVcpu {
             negated_page: (linear & !0xfff).wrapping_neg(),
             host,
         };
-        let slot = (linear >> 12) as usize % TLB_ENTRIES;
         let tables = &mut self.area.tables[view as usize];
         match access {
-            Access::Write => tables.write[slot] = entry,
-            _ => tables.read[slot] = entry,
+            Access::Write => enter_page(&mut tables.write, entry),
+            _ => enter_page(&mut tables.read, entry),
         }
         self.area.data_used |= 1 << view as u32;
         self.area.note(view, linear, found.global);

@@ -1,10 +1,11 @@
 //! What all blocks share, at the start of the code cache: the ends of their exits, and the way of
 //! a branch from a linear address to the block there.
 
-use super::{EQUAL, NOT_EQUAL, field, reason};
-use crate::area::{Area, CODE_PAGE_ENTRIES, VIEWS, View};
-use crate::emit::{Asm, Mem, R10, R11, RAX, RCX};
+use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
+use crate::area::{Area, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
+use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
 use crate::targets;
+use x86::mmu::Access;
 
 /// The value of [`Area::site`] for a branch without a site.
 pub const NO_SITE: u32 = u32::MAX;
@@ -12,8 +13,9 @@ pub const NO_SITE: u32 = u32::MAX;
 /// Host addresses of what blocks share.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Exits {
-    /// An access missed the TLB: its linear address in R11, its site in R10.
-    pub(super) miss: u64,
+    /// An access missed its first place in the TLB: its linear address in R11, its site in R10.
+    /// For reads and writes of each view.
+    miss: [[u64; 2]; VIEWS],
     /// The instruction of the site in R10 is the interpreter's.
     pub(super) interpret: u64,
     /// The jump of the site in R10 wants to be linked.
@@ -31,6 +33,11 @@ pub struct Exits {
 }
 
 impl Exits {
+    /// Where an access goes that missed the TLB.
+    pub(super) fn miss(&self, view: View, access: Access) -> u64 {
+        self.miss[view as usize][usize::from(access == Access::Write)]
+    }
+
     /// The way to the block at the linear address in R11; `indirect`: the site is in R10.
     pub(super) fn way(&self, view: View, indirect: bool) -> u64 {
         if indirect {
@@ -56,7 +63,6 @@ pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>
         at
     };
     let mut exits = Exits {
-        miss: one(reason::MISS, &[(field::detail, R11), (field::site, R10)]),
         interpret: one(reason::INTERPRET, &[(field::site, R10)]),
         link: one(reason::LINK, &[(field::site, R10)]),
         look_up: one(reason::LOOK_UP, &[]),
@@ -65,7 +71,10 @@ pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>
         ..Exits::default()
     };
     let unknown = one(reason::BRANCH, &[]);
+    let missing = one(reason::MISS, &[]);
     for view in View::ALL {
+        let tables = [Area::read_table(view), Area::write_table(view)];
+        exits.miss[view as usize] = tables.map(|table| second_place(&mut asm, table, missing));
         let search = search(&mut asm, view, unknown, ways);
         exits.branch[view as usize] = asm.here();
         asm.store(field::site, R10);
@@ -75,6 +84,75 @@ pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>
         table(&mut asm, view, search, ways);
     }
     (exits, asm.bytes)
+}
+
+/// Looks for the page of the address in R11 in its second place of a TLB table, brings it to the
+/// first and goes back to the check of the site in R10; to `missing` with the two in the area if
+/// it is not there. Flags stay.
+fn second_place(asm: &mut Asm, table: i32, missing: u64) -> u64 {
+    let start = asm.here();
+    asm.store(field::detail, R11);
+    asm.store(field::site, R10);
+    asm.store(field::saved, RAX);
+    asm.store(field::spill, RCX);
+    asm.lahf();
+    asm.seto_al();
+    asm.mov(R10, R11);
+    first_and_second(asm, R10, RCX);
+    asm.and_page(R11);
+    asm.add_mem(R11, Mem::gs_base(RCX, table));
+    let out = asm.jcc(NOT_EQUAL);
+    // The second place becomes free: an access across the page's end misses again, and must not
+    // come here for ever. What is in the first place goes to its own second one. RDX is one more
+    // register.
+    asm.store(field::target, RDX);
+    asm.load(RDX, Mem::gs_base(RCX, table + 8));
+    asm.mov_imm(R11, TlbEntry::NONE.negated_page);
+    asm.store(Mem::gs_base(RCX, table), R11);
+    asm.load(R11, Mem::gs_base(R10, table));
+    asm.neg(R11);
+    first_and_second(asm, R11, RCX);
+    asm.load(R11, Mem::gs_base(R10, table));
+    asm.store(Mem::gs_base(RCX, table), R11);
+    asm.load(R11, Mem::gs_base(R10, table + 8));
+    asm.store(Mem::gs_base(RCX, table + 8), R11);
+    asm.store(Mem::gs_base(R10, table + 8), RDX);
+    asm.load(R11, field::detail);
+    asm.and_page(R11);
+    asm.neg(R11);
+    asm.store(Mem::gs_base(R10, table), R11);
+    asm.load(RDX, field::target);
+    asm.load(R10, field::site);
+    asm.load(RCX, field::retries);
+    let retry = Mem {
+        base: Some(RCX),
+        index: Some((R10, 2)),
+        disp: 0,
+        gs: false,
+    };
+    asm.load32(R10, retry);
+    asm.add_mem(R10, field::cache);
+    asm.give_lahf();
+    asm.load(RAX, field::saved);
+    asm.load(RCX, field::spill);
+    asm.raw(&[0x41, 0xff, 0xe2]); // jmp r10
+    asm.bind(out);
+    asm.give_lahf();
+    asm.load(RAX, field::saved);
+    asm.load(RCX, field::spill);
+    asm.jmp_to(missing);
+    start
+}
+
+/// From a linear address in `first`: the offsets in a table of its first place, there, and of its
+/// second, in `second` ([`crate::area::other_tlb_slot`]).
+fn first_and_second(asm: &mut Asm, first: u8, second: u8) {
+    asm.rorx(second, first, (8 + TLB_BITS) as u8);
+    asm.and_imm32(second, TLB_INDEX);
+    asm.or_imm32(second, 16);
+    asm.shr(first, 8);
+    asm.and_imm32(first, TLB_INDEX);
+    asm.xor(second, first);
 }
 
 /// Jumps by the view's branch table to the linear address in R11, without touching flags; to

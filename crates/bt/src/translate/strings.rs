@@ -1,9 +1,8 @@
 //! REP MOVS and REP STOS by the host's own, where everything lies in one page at each end and
 //! goes upwards. Anything else leaves for the interpreter, which goes page by page.
 
-use super::{Address, Building, NOT_EQUAL, Restore, Slow, SlowPath, field};
+use super::{Address, Building, NOT_EQUAL, Restore, Slow, SlowPath, TLB_INDEX, field};
 use crate::area::Area;
-use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RDI, RSI, RSP};
 use iced_x86::{Code, Instruction};
 use x86::mmu::Access;
@@ -33,7 +32,7 @@ impl Building<'_, '_> {
         let Some((shift, moves)) = elements(i.code()) else {
             return;
         };
-        let retry = (self.asm.here() - self.source.cache) as u32;
+        let retry = self.asm.here();
         let borrowed = self.borrow_flags();
         self.asm.store(field::value, RSP);
         self.asm.load(RSP, field::host_rsp);
@@ -84,7 +83,7 @@ impl Building<'_, '_> {
         register: u8,
         access: Access,
         shift: u8,
-        retry: u32,
+        retry: u64,
         restore: Restore,
     ) -> Hole {
         let table = match access {
@@ -92,14 +91,10 @@ impl Building<'_, '_> {
             _ => Area::read_table(self.source.view),
         };
         let size = 1 << shift;
-        let site = self.site(Kind::Access {
-            access,
-            size,
-            retry,
-        });
+        let site = self.access_site(access, size, retry);
         self.asm.mov(R11, register);
         self.asm.rorx(R10, R11, 8);
-        self.asm.and_imm32(R10, 0x3ff0);
+        self.asm.and_imm32(R10, TLB_INDEX);
         self.asm.add_mem(R11, Mem::gs_base(R10, table));
         self.asm.cmp_imm(R11, 4096 - i32::from(size));
         let miss = self.asm.jcc(ABOVE);
@@ -107,7 +102,7 @@ impl Building<'_, '_> {
             holes: vec![miss],
             restore,
             site,
-            what: SlowPath::Miss(Address::Stack(register, 0)),
+            what: SlowPath::Miss(Address::Stack(register, 0), access),
         });
         self.asm.load(R10, Mem::gs_base(R10, table + 8));
         self.asm.lea(R10, Mem::sum(R10, R11));
