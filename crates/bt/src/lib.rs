@@ -7,8 +7,9 @@
 //! through a software TLB ([`translate`]), and whatever is sensitive or rare leaves translated
 //! code ([`entry`]) for the interpreter of `x86`, one instruction at a time ([`vcpu`]).
 //!
-//! Translated now: 64-bit code with flat segments, kernel and user. The interpreter does the
-//! rest: real, virtual-8086, protected and compatibility mode.
+//! Translated: 64-bit code, and 32-bit code with flat segments (protected and compatibility mode),
+//! kernel and user. The interpreter does the rest: real and virtual-8086 mode, 16-bit code, segments
+//! that have a base or a limit other than FS and GS with a base.
 //!
 //! Generated code reaches guest RAM through TLB entries only, and its own [`area::Area`]; it is
 //! never writable where it is executable ([`cache`]).
