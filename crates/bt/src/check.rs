@@ -79,6 +79,9 @@ pub(crate) struct Check {
     waiting: bool,
     /// This is a second attempt.
     again: bool,
+    /// Pages that the first, longest rehearsal has written, as they were before: translated code has
+    /// written them by the time of the others.
+    before: Vec<(RamOffset, Box<[u8; PAGE_SIZE as usize]>)>,
     /// Arithmetic flags that translated code has not kept.
     lost: u64,
     /// Exceptions and interrupts, and steps of the interpreter, when `lost` was last brought up to
@@ -96,6 +99,14 @@ enum Verdict {
 }
 
 impl Check {
+    /// Keeps the pages of the first rehearsal, before there is another one.
+    fn keep_before(&mut self) {
+        if self.before.is_empty() {
+            let written = self.rehearsal.written().iter();
+            self.before = written.map(|p| (p.at, p.before.clone())).collect();
+        }
+    }
+
     pub(crate) fn counts(&self) -> Vec<(String, u64)> {
         let Counts {
             blocks,
@@ -136,6 +147,7 @@ impl BtVcpu {
             block: 0,
             waiting: false,
             again: false,
+            before: Vec::new(),
             lost: 0,
             seen: (0, 0),
             counts: Counts::default(),
@@ -223,6 +235,7 @@ impl BtVcpu {
         }
         check.block = block;
         check.waiting = true;
+        check.before.clear();
         let limit = self.blocks[block as usize].completes;
         let marks = self.interp.code_marks();
         self.interp.rehearse(&mut check.rehearsal, limit.into());
@@ -364,12 +377,13 @@ impl BtVcpu {
     /// one; memory and processor stay.
     fn rehearse_again(&mut self, check: &mut Check, limit: u64, elements: u64) {
         let now = self.complete_state();
+        check.keep_before();
         let mut pages = Vec::new();
-        for page in check.rehearsal.written() {
+        for (at, before) in &check.before {
             let mut bytes = Box::new([0; PAGE_SIZE as usize]);
-            self.memory.copy_page_out(page.at, &mut bytes);
-            self.memory.copy_page_in(page.at, &page.before);
-            pages.push((page.at, bytes));
+            self.memory.copy_page_out(*at, &mut bytes);
+            self.memory.copy_page_in(*at, before);
+            pages.push((*at, bytes));
         }
         let start = check.rehearsal.start.clone();
         let cpu = self.interp.cpu();
@@ -386,9 +400,10 @@ impl BtVcpu {
     }
 
     /// Back to the state and memory before the block.
-    fn start_again(&mut self, check: &Check) {
-        for page in check.rehearsal.written() {
-            self.memory.copy_page_in(page.at, &page.before);
+    fn start_again(&mut self, check: &mut Check) {
+        check.keep_before();
+        for (at, before) in &check.before {
+            self.memory.copy_page_in(*at, before);
         }
         let cpu = self.interp.cpu();
         cpu.replace_state(&check.rehearsal.start);
