@@ -791,7 +791,7 @@ mod tests {
             put(CODE, &a.assemble(CODE).unwrap());
             let signals = Arc::new(Signals::default());
             let model = CpuModel::everything();
-            let peers = Arc::new(Peers::default());
+            let peers = Arc::new(Peers::new(ram.page_count()));
             let mut vcpu = BtVcpu::new(
                 0,
                 &model,

@@ -107,6 +107,12 @@ impl Asm {
             origin,
         }
     }
+    /// An empty block at `origin` that uses this vector.
+    pub fn with_buffer(origin: u64, mut bytes: Vec<u8>) -> Asm {
+        bytes.clear();
+        bytes.reserve(2048);
+        Asm { bytes, origin }
+    }
     /// Host address of the next byte.
     pub fn here(&self) -> u64 {
         self.origin + self.bytes.len() as u64

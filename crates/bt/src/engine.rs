@@ -5,15 +5,14 @@ use crate::perfmap::PerfMap;
 use crate::switches::Switches;
 use crate::vcpu::BtVcpu;
 use iced_x86::CpuidFeature;
-use mem::GuestMemory;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use mem::{GuestMemory, RamOffset};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use x86::cpuid::CpuModel;
 use x86::{Engine, Signals, Vcpu};
 
 /// What the processors of one machine share: who is in translated code, and how often a page has
 /// begun to hold code.
-#[derive(Default)]
 pub(crate) struct Peers {
     /// Held from the mark of a page until nobody can write to it past the mark: whoever finds a
     /// page marked under this lock may read its code.
@@ -21,6 +20,48 @@ pub(crate) struct Peers {
     /// Grows when a page becomes a code page: write entries for it must go.
     pub(crate) marks: AtomicU64,
     pub(crate) members: Mutex<Vec<Arc<Peer>>>,
+    /// A bit for each page of RAM that some processor may have a write entry for.
+    written: Box<[AtomicU64]>,
+}
+
+impl Peers {
+    pub(crate) fn new(pages: usize) -> Peers {
+        Peers {
+            marking: Mutex::default(),
+            marks: AtomicU64::default(),
+            members: Mutex::default(),
+            written: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn written_bit(&self, at: RamOffset) -> (&AtomicU64, u64) {
+        let page = (at.0 >> 12) as usize;
+        (&self.written[page / 64], 1 << (page % 64))
+    }
+
+    /// To be called before a write entry is made for a page, and before it is asked whether the
+    /// page holds code: either the asker sees the mark, or whoever marks sees this.
+    pub(crate) fn will_write(&self, at: RamOffset) {
+        let (word, bit) = self.written_bit(at);
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// True if there may be a write entry for a page that was just marked as code.
+    pub(crate) fn may_write(&self, at: RamOffset) -> bool {
+        fence(Ordering::SeqCst);
+        let (word, bit) = self.written_bit(at);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// No processor has any write entry: to be called by the only one there is.
+    pub(crate) fn nothing_is_written(&self) {
+        for word in &self.written {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 pub(crate) struct Peer {
@@ -97,7 +138,7 @@ impl Translation {
         if let Some((_, peers)) = known {
             return peers.clone();
         }
-        let peers = Arc::new(Peers::default());
+        let peers = Arc::new(Peers::new(memory.page_count()));
         all.push((Arc::downgrade(memory), peers.clone()));
         peers
     }

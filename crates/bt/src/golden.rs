@@ -16,7 +16,7 @@ use crate::switches::Switches;
 use crate::translate::{Output, Source, Translator, exits};
 use iced_x86::code_asm::*;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-use mem::{Gpa, GuestMemory, RamOffset};
+use mem::{Gpa, GuestMemory};
 use std::fmt::Write;
 use std::sync::Arc;
 use x86::cpuid::CpuModel;
@@ -325,7 +325,7 @@ impl Golden {
     }
 
     /// Translates the block of an instruction in front of code that needs flags or does not.
-    fn block(&mut self, bytes: &[u8], live: bool, generation: u32) -> Output {
+    fn block(&mut self, bytes: &[u8], live: bool) -> Output {
         let mut page = Box::new([0xf4; 4096]); // hlt: the interpreter's, which needs all flags
         let mut put = |at: u64, bytes: &[u8]| {
             page[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
@@ -342,11 +342,12 @@ impl Golden {
         } else {
             View::Kernel
         };
+        let live_flags = [const { core::cell::Cell::new(0) }; 4096];
         let source = Source {
             rip: AT,
             page: &page,
             next: None,
-            identity: (RamOffset(0), generation, 0),
+            live: &live_flags,
             view,
             first_site: 0x1000,
             origin: ORIGIN + 0x10_0000,
@@ -361,15 +362,15 @@ impl Golden {
     }
 
     /// Instructions and bytes in line, bytes aside.
-    fn cost(&mut self, bytes: &[u8], live: bool, generation: u32) -> [usize; 3] {
-        let whole = self.block(bytes, live, generation);
+    fn cost(&mut self, bytes: &[u8], live: bool) -> [usize; 3] {
+        let whole = self.block(bytes, live);
         let start = whole.map[0].0 as usize;
         let Some(&(end, _)) = whole.map.get(1) else {
             let (count, bytes) = measure(&whole.code[start..]);
             return [count, bytes, 0];
         };
         // What the code behind it costs alone: a NOP in its place leaves no trace.
-        let rest = self.block(&[0x90], live, generation + 1);
+        let rest = self.block(&[0x90], live);
         let (count, bytes) = measure(&whole.code[start..end as usize]);
         let aside = whole.code.len() - rest.code.len() - bytes;
         [count, bytes, aside]
@@ -381,7 +382,6 @@ fn table() -> String {
         "# Host code of guest instructions: instructions and bytes in line, bytes aside, where the\n\
          # flags are needed afterwards and where not. Made by crates/bt/src/golden.rs, which says how.\n",
     );
-    let mut generation = 0;
     for (family, ring, list) in FAMILIES {
         let mut golden = Golden::new(*ring);
         writeln!(
@@ -400,8 +400,7 @@ fn table() -> String {
             IntelFormatter::new().format(&i, &mut text);
             write!(out, "{text:40}").unwrap();
             for (n, live) in [true, false].into_iter().enumerate() {
-                generation += 2;
-                let [count, bytes, aside] = golden.cost(&bytes, live, generation);
+                let [count, bytes, aside] = golden.cost(&bytes, live);
                 write!(out, " {count:5} {bytes:6} {aside:6}").unwrap();
                 sums[n] += count;
             }

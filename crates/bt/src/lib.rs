@@ -25,6 +25,7 @@ mod engine;
 mod entry;
 #[cfg(test)]
 mod golden;
+mod pages;
 mod perfmap;
 mod signal;
 #[cfg(test)]

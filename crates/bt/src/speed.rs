@@ -9,7 +9,6 @@
 use crate::area::View;
 use crate::golden::Golden;
 use crate::translate::Source;
-use mem::RamOffset;
 use std::time::Instant;
 use x86::exec::Exec;
 
@@ -38,14 +37,15 @@ fn translation_speed() {
     for _ in 0..5 {
         let start = Instant::now();
         counts = [0; 3];
-        for (generation, page) in pages.iter().enumerate() {
+        for page in &pages {
             let mut rip = 0;
+            let live_flags = [const { core::cell::Cell::new(0) }; 4096];
             while rip < 4096 {
                 let source = Source {
                     rip,
                     page,
                     next: None,
-                    identity: (RamOffset(0), generation as u32, 0),
+                    live: &live_flags,
                     view: View::User,
                     first_site: 0,
                     origin: 0x7000_0010_0000,

@@ -27,14 +27,14 @@ use crate::area::{Area, TLB_ENTRIES, View};
 use crate::block::{Kind, Site};
 use crate::dump::Treatment;
 use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
+use crate::pages::Liveness;
 use crate::switches::Switches;
 use classify::flags_before;
-use core::mem::offset_of;
+use core::mem::{offset_of, take};
 use iced_x86::{
     Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
-use mem::RamOffset;
 use x86::exec::Exec;
 use x86::mmu::Access;
 use x86::table::{self, Unit};
@@ -115,8 +115,8 @@ pub struct Source<'a> {
     pub page: &'a [u8; 4096],
     /// The first bytes of the next page, if the block is one instruction that ends there.
     pub next: Option<[u8; 15]>,
-    /// Which page that is, which generation of it, and the mode.
-    pub identity: (RamOffset, u32, u64),
+    /// What is known of the flags needed in it, in this mode.
+    pub live: &'a Liveness,
     /// Data view of the mode.
     pub view: View,
     /// First site number that is free.
@@ -130,6 +130,7 @@ pub struct Source<'a> {
 }
 
 /// The result.
+#[derive(Default)]
 pub struct Output {
     /// Host code.
     pub code: Vec<u8>,
@@ -236,7 +237,10 @@ pub struct Translator {
     encoder: Encoder,
     native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
     switches: Switches,
-    liveness: Liveness,
+    /// Vectors of the last block, to be used again.
+    spare: Spare,
+    /// How an instruction uses its memory operand, by its code.
+    accesses: Box<[Option<MemoryUse>]>,
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
@@ -244,11 +248,17 @@ pub struct Translator {
     pub tsc: bool,
 }
 
-/// What is known of the flags needed at the offsets of one page.
-struct Liveness {
-    identity: Option<(RamOffset, u32, u64)>,
-    /// One more than the flags, in iced's encoding; 0: not known.
-    at: Box<[u8; 4096]>,
+/// What is done to the memory operand of an instruction that has one: nothing if it is none of
+/// these alone.
+type MemoryUse = Option<Access>;
+
+/// See [`Translator::spare`].
+#[derive(Default)]
+struct Spare {
+    list: Vec<(Instruction, Class, usize)>,
+    needed: Vec<u32>,
+    slow: Vec<Slow>,
+    output: Output,
 }
 
 impl Translator {
@@ -265,22 +275,24 @@ impl Translator {
             encoder,
             native,
             switches,
-            liveness: Liveness {
-                identity: None,
-                at: Box::new([0; 4096]),
-            },
+            spare: Spare::default(),
+            accesses: vec![None; Code::values().len()].into_boxed_slice(),
             #[cfg(test)]
             sabotage: None,
             tsc: false,
         }
     }
 
+    /// Takes the vectors of a block back that is done with.
+    pub fn recycle(&mut self, mut output: Output) {
+        output.sites.clear();
+        output.retries.clear();
+        output.map.clear();
+        self.spare.output = output;
+    }
+
     /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
-        if self.liveness.identity != Some(source.identity) {
-            self.liveness.identity = Some(source.identity);
-            self.liveness.at.fill(0);
-        }
         let start = (source.rip & 0xfff) as usize;
         let mut bytes = &source.page[start..];
         let (joined, mut longest) = (source.next.map(|next| [bytes, &next].concat()), LONGEST);
@@ -289,7 +301,9 @@ impl Translator {
         }
         let bits = source.view.bits();
         let mut decoder = Decoder::with_ip(bits, bytes, source.rip, x.model.decoder_options());
-        let mut list: Vec<(Instruction, Class, usize)> = Vec::new();
+        let mut spare = core::mem::take(&mut self.spare);
+        let mut list = take(&mut spare.list);
+        list.clear();
         while list.len() < longest && decoder.can_decode() {
             let at = decoder.position();
             let i = decoder.decode();
@@ -314,10 +328,15 @@ impl Translator {
                 + 1;
             list.truncate(keep);
         }
-        let (last, last_class, _) = list.last().copied()?;
+        let Some((last, last_class, _)) = list.last().copied() else {
+            self.spare = spare;
+            return None;
+        };
         let after = self.live_after(x, source, &last, last_class);
         let mut live = after.next | after.taken;
-        let mut needed = vec![0; list.len()];
+        let mut needed = take(&mut spare.needed);
+        needed.clear();
+        needed.resize(list.len(), 0);
         for (n, (i, class, _)) in list.iter().enumerate().rev() {
             live = flags_before(i, *class, live);
             needed[n] = live;
@@ -325,10 +344,10 @@ impl Translator {
         let mut block = Building {
             t: self,
             source,
-            asm: Asm::new(source.origin),
-            sites: Vec::new(),
-            retries: Vec::new(),
-            slow: Vec::new(),
+            asm: Asm::with_buffer(source.origin, take(&mut spare.output.code)),
+            sites: take(&mut spare.output.sites),
+            retries: take(&mut spare.output.retries),
+            slow: take(&mut spare.slow),
             live: false,
             rip: source.rip,
             code: Code::INVALID,
@@ -340,7 +359,7 @@ impl Translator {
             block.asm.count_at(counter);
         }
         let liveness = block.t.switches.liveness;
-        let mut map = Vec::with_capacity(list.len());
+        let mut map = take(&mut spare.output.map);
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u32, *at as u16));
@@ -377,8 +396,10 @@ impl Translator {
             mut asm,
             sites,
             retries,
+            slow,
             ..
         } = block;
+        spare.slow = slow;
         #[cfg(test)]
         if let Some((from, to)) = asked
             && let Some(at) = asm.bytes.windows(from.len()).position(|w| w == from)
@@ -389,6 +410,8 @@ impl Translator {
             Some(_) => list[..count].iter().map(|l| l.1.treatment()).collect(),
             None => Vec::new(),
         };
+        (spare.list, spare.needed) = (list, needed);
+        self.spare = spare;
         Some(Output {
             code: asm.bytes,
             sites,
@@ -683,6 +706,34 @@ impl Building<'_, '_> {
         false
     }
 
+    /// Appends an instruction that was encoded before, and keeps the vector.
+    fn encoded(&mut self, mut bytes: Vec<u8>) {
+        self.asm.raw(&bytes);
+        bytes.clear();
+        self.t.encoder.set_buffer(bytes);
+    }
+
+    /// What an instruction does to its one memory operand.
+    fn memory_use(&mut self, i: &Instruction) -> MemoryUse {
+        let place = i.code() as usize;
+        if let Some(known) = self.t.accesses[place] {
+            return known;
+        }
+        let found = match self.t.info.info(i).used_memory() {
+            [one] => match one.access() {
+                OpAccess::Read | OpAccess::CondRead => Some(Access::Read),
+                OpAccess::Write
+                | OpAccess::CondWrite
+                | OpAccess::ReadWrite
+                | OpAccess::ReadCondWrite => Some(Access::Write),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.t.accesses[place] = Some(found);
+        found
+    }
+
     /// Works out an operand's address in R11, without touching flags. R10 is lost.
     fn address(&mut self, i: &Instruction, segment: bool) {
         if self.source.view.is_32bit() {
@@ -843,19 +894,8 @@ impl Building<'_, '_> {
     fn memory(&mut self, i: &Instruction) -> bool {
         let used = self.stolen_operands(i);
         let size = i.memory_size().size();
-        let access = {
-            let info = self.t.info.info(i);
-            let [one] = info.used_memory() else {
-                return self.interpret();
-            };
-            match one.access() {
-                OpAccess::Read | OpAccess::CondRead => Access::Read,
-                OpAccess::Write
-                | OpAccess::CondWrite
-                | OpAccess::ReadWrite
-                | OpAccess::ReadCondWrite => Access::Write,
-                _ => return self.interpret(),
-            }
+        let Some(access) = self.memory_use(i) else {
+            return self.interpret();
         };
         if used.len() > 1 || size == 0 || size > 32 {
             return self.interpret();
@@ -903,19 +943,19 @@ impl Building<'_, '_> {
         if borrow {
             self.asm.store(field::spill, RSI);
             self.asm.lea(RSI, Mem::sum(R10, R11));
-            self.asm.raw(&bytes);
+            self.encoded(bytes);
             self.asm.load(RSI, field::spill);
             return false;
         }
         if let Some(&(n, written)) = used.first() {
             self.asm.lea(R11, Mem::sum(R10, R11));
             self.asm.load(R10, Mem::gs(Area::home(n)));
-            self.asm.raw(&bytes);
+            self.encoded(bytes);
             if written {
                 self.asm.store(Mem::gs(Area::home(n)), R10);
             }
         } else {
-            self.asm.raw(&bytes);
+            self.encoded(bytes);
         }
         false
     }

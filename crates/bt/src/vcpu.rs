@@ -12,6 +12,7 @@ use crate::check::Check;
 use crate::dump::{NewBlock, Recorder};
 use crate::engine::{Options, Peer, Peers, native};
 use crate::entry::{self, FxImage};
+use crate::pages::CodeCopies;
 use crate::signal;
 use crate::switches::Switches;
 use crate::targets::Targets;
@@ -79,9 +80,8 @@ pub struct BtVcpu {
     forgotten: u64,
     /// The last pages that INVLPG dropped, by their number.
     recent: [u64; RECENT],
-    /// The page translated from last, and which one it is.
-    page: Box<[u8; 4096]>,
-    page_is: Option<(RamOffset, u32)>,
+    /// The pages translated from last.
+    copies: CodeCopies,
     /// Linear pages of blocks that branch tables lead to.
     code_pages: Set<u64>,
     pub(crate) cache: CodeCache,
@@ -197,8 +197,7 @@ impl BtVcpu {
             large: [None; 2],
             forgotten: 0,
             recent: [0; RECENT],
-            page: Box::new([0; 4096]),
-            page_is: None,
+            copies: CodeCopies::default(),
             code_pages: Set::default(),
             fixed: cache.used(),
             fault_exit: exits.fault,
@@ -725,7 +724,7 @@ impl BtVcpu {
         let _marking = peers.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = !self.memory.holds_code(page);
         let generation = self.memory.mark_code(page);
-        if fresh {
+        if fresh && self.peers.may_write(page) {
             self.forbid_writes();
         }
         generation
@@ -752,21 +751,15 @@ impl BtVcpu {
         let next = second.map(|(at, _)| {
             core::array::from_fn(|n| self.memory.load::<u8>(RamOffset(at.0 + n as u64)))
         });
-        if self.page_is != Some((page, generation)) {
-            for n in (0..4096).step_by(8) {
-                let word: u64 = self.memory.load(RamOffset(page.0 + n as u64));
-                self.page[n..n + 8].copy_from_slice(&word.to_le_bytes());
-            }
-            self.page_is = Some((page, generation));
-        }
         for _ in 0..2 {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
             let number = self.blocks.len() as u32;
+            let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
-                page: &self.page,
-                identity: (page, generation, key.mode),
+                page: &copy.bytes,
+                live: &copy.live,
                 next,
                 view,
                 first_site: self.sites.len() as u32,
@@ -794,8 +787,8 @@ impl BtVcpu {
             self.stats.blocks += 1;
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += output.code.len() as u64;
-            self.sites.extend(output.sites);
-            self.retries.extend(output.retries);
+            self.sites.extend_from_slice(&output.sites);
+            self.retries.extend_from_slice(&output.retries);
             self.blocks.push(Block {
                 key,
                 target,
@@ -803,11 +796,12 @@ impl BtVcpu {
                 size: output.code.len() as u32,
                 generation,
                 second,
-                map: output.map.into_boxed_slice(),
+                map: output.map.as_slice().into(),
                 completes: output.completes as u16,
                 incoming: Vec::new(),
                 valid: true,
             });
+            self.translator.recycle(output);
             self.by_key.insert(target, number);
             for page in [Some(page), second.map(|s| s.0)].into_iter().flatten() {
                 self.by_page.entry(page.0 >> 12).or_default().push(number);
@@ -823,7 +817,11 @@ impl BtVcpu {
         let mark = self.peers.marks.fetch_add(1, Ordering::SeqCst) + 1;
         self.empty_write_tables();
         self.me.seen.store(mark, Ordering::SeqCst);
-        for peer in self.others() {
+        let others = self.others();
+        if others.is_empty() {
+            self.peers.nothing_is_written();
+        }
+        for peer in others {
             while peer.inside.load(Ordering::SeqCst) && peer.seen.load(Ordering::SeqCst) < mark {
                 peer.signals.raise(Signals::ENGINE);
                 std::hint::spin_loop();
@@ -1091,6 +1089,9 @@ impl BtVcpu {
             return false;
         }
         let at = page.at;
+        if access == Access::Write {
+            self.peers.will_write(at);
+        }
         if access == Access::Write && self.memory.holds_code(at) || x.is_watched_page(linear) {
             return false;
         }

@@ -341,6 +341,11 @@ impl GuestMemory {
         })
     }
 
+    /// Pages of RAM and ROM that there can be: offsets are below this times [`PAGE_SIZE`].
+    pub fn page_count(&self) -> usize {
+        self.marks.len()
+    }
+
     /// True if the page of `at` holds code that somebody decoded.
     #[inline(always)]
     pub fn holds_code(&self, at: RamOffset) -> bool {

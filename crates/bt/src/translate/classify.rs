@@ -183,10 +183,10 @@ impl Translator {
         if rip >> 12 != 0 || !self.switches.liveness {
             return FLAGS;
         }
-        match self.liveness.at[rip as usize] {
+        match source.live[rip as usize].get() {
             0 => {
                 let live = self.look(x, source, rip);
-                self.liveness.at[rip as usize] = live as u8 + 1;
+                source.live[rip as usize].set(live as u8 + 1);
                 live
             }
             known => u32::from(known) - 1,
