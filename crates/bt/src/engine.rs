@@ -142,6 +142,17 @@ impl Translation {
         all.push((Arc::downgrade(memory), peers.clone()));
         peers
     }
+
+    /// Pages have become clean in the dirty log: the write tables are emptied before translated
+    /// code runs again, and have no entry for a page that is marked.
+    fn forbid_clean_writes(&self, memory: &GuestMemory) {
+        let all = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (of, peers) in all.iter() {
+            if std::ptr::eq(of.as_ptr(), memory) {
+                peers.marks.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 impl Engine for Translation {
@@ -161,6 +172,16 @@ impl Engine for Translation {
             vcpu.check();
         }
         Ok(Box::new(vcpu))
+    }
+    fn log_dirty(&self, memory: &GuestMemory, on: bool) -> Result<(), String> {
+        memory.log_dirty(on);
+        self.forbid_clean_writes(memory);
+        Ok(())
+    }
+    fn take_dirty(&self, memory: &GuestMemory) -> Result<Vec<RamOffset>, String> {
+        let pages = memory.take_dirty();
+        self.forbid_clean_writes(memory);
+        Ok(pages)
     }
 }
 

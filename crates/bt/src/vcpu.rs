@@ -722,7 +722,7 @@ impl BtVcpu {
     fn open_code(&mut self, page: RamOffset) -> u32 {
         let peers = self.peers.clone();
         let _marking = peers.marking.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = !self.memory.holds_code(page);
+        let fresh = !self.memory.is_marked(page);
         let generation = self.memory.mark_code(page);
         if fresh && self.peers.may_write(page) {
             self.forbid_writes();
@@ -1092,7 +1092,7 @@ impl BtVcpu {
         if access == Access::Write {
             self.peers.will_write(at);
         }
-        if access == Access::Write && self.memory.holds_code(at) || x.is_watched_page(linear) {
+        if access == Access::Write && self.memory.is_marked(at) || x.is_watched_page(linear) {
             return false;
         }
         let host = self.memory.base() as u64 + (at.0 & !0xfff);

@@ -8,7 +8,7 @@ $bb mount -t devtmpfs devtmpfs /dev
 $bb --install -s /bin
 export PATH=/bin
 exec </dev/console >/dev/console 2>&1
-for module in $(cat /lib/order); do insmod /lib/$module; done
+for module in $(cat /modules/order); do insmod /modules/$module; done
 cd /tmp
 
 # The last words of a run, on one line.
@@ -18,8 +18,12 @@ moinho engines
 moinho engines --json >engines
 grep -A2 '"engine": "kvm"' engines | grep -q '"usable": true' && echo "CHECK engine: ok" || echo "CHECK engine: kvm is not usable"
 
+moinho run --memory 64M --kernel /guests/sample_pvh32 --no-reboot </dev/null >out 2>&1
+grep -q 'moinho: engine kvm: measured' out && echo "CHECK auto: ok, $(grep -m 1 'engine kvm' out)" || echo "CHECK auto: $(words out)"
+
 # QEMU 7.2 lets XSETBV pass the intercept.
 MOINHO_KVM=required processor --test-threads 1 --skip xsetbv && echo "CHECK processor: ok" || echo "CHECK processor: failed"
+MOINHO_KVM=required dirty_log --test-threads 1 kvms && echo "CHECK dirty-log: ok" || echo "CHECK dirty-log: failed"
 
 # Every guest program, by its exit status.
 while read -r name cpus; do
@@ -75,12 +79,23 @@ done
 t1=$(cut -d' ' -f1 /proc/uptime)
 echo "CHECK start: ok, ten runs of a small guest from $t0 to $t1 s in the emulated machine"
 
-# Half a boot here, half there, and back: first with one processor, then with two.
-for cpus in 1 2; do
-    linux --engine interp --then kvm@3 --then interp@8 --then kvm@9.5 --cpus $cpus --memory 256M \
-        --append "console=ttyS0 panic=-1 moinho.run=\"$work\""
+# Half a boot in one engine, half in the other, and back and there again. The guest counts seconds
+# meanwhile, and its clock and ours must agree at the end.
+ticks='for n in 1 2 3 4 5 6 7 8; do sleep 0.5; echo tick $n; done; echo clock=$(date +%s)'
+moved() {
+    linux --engine "$1" --then "kvm@$2" --then "$1@$3" --then "kvm@$4" --cpus "$5" --memory 192M \
+        --append "console=ttyS0 panic=-1 quiet moinho.run=\"nproc; $ticks\""
+    here=$(date +%s)
+    there=$(sed -n 's/^clock=\([0-9]*\).*/\1/p' out)
+    behind=$((here - ${there:-0}))
     moves=$(grep -c 'moved from' out)
-    ended_well && [ "$moves" = 3 ] && echo "CHECK moved-$cpus: ok" || echo "CHECK moved-$cpus: $status, $moves moves, $(words out)"
-done
+    ended_well && [ "$moves" = 3 ] && [ "$behind" -ge 0 ] && [ "$behind" -le 4 ] &&
+        echo "CHECK moved-$1-$5: ok, clocks $behind s apart after the end" ||
+        echo "CHECK moved-$1-$5: $status, $moves moves, clocks $behind s apart, $(words out)"
+}
+moved interp 3 7 8.5 1
+moved bt 3 7 8.5 1
+moved interp 3 7 8.5 2
+moved bt 3 7 8.5 2
 
 poweroff -f

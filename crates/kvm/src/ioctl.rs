@@ -8,10 +8,11 @@ use kvm_ioctls::{
     Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd,
     VmFd,
 };
-use mem::GuestMemory;
+use mem::{GuestMemory, HostRegion, PAGE_SIZE, RamOffset};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use x86::cpuid::{CpuModel, View};
 
 type Errno = kvm_ioctls::Error;
@@ -66,12 +67,41 @@ pub(crate) struct Vm {
     /// What KVM can give a guest on this host.
     supported: CpuId,
     /// The memory in the slots. It must outlive the machine: the slots name host addresses.
-    memory: Mutex<Option<Arc<GuestMemory>>>,
+    memory: Mutex<Option<Placed>>,
+    /// How the kernel logs dirty pages.
+    dirty_log: DirtyLog,
+    /// Of every processor there is.
+    rings: Mutex<Vec<Weak<Ring>>>,
+    /// KVM_CLEAR_DIRTY_LOG makes logged pages clean again; else KVM_GET_DIRTY_LOG does.
+    clears: bool,
     /// The TSC offset of every processor, so that all TSCs of the machine are one.
     tsc_offset: Mutex<Option<u64>>,
     readonly_slots: bool,
     sregs2: bool,
 }
+
+/// Memory in slots: of each, its number is its place here.
+struct Placed {
+    memory: Arc<GuestMemory>,
+    slots: Vec<HostRegion>,
+}
+
+/// Ways of the kernel to log dirty pages. Linux `Documentation/virt/kvm/api.rst`,
+/// "KVM_GET_DIRTY_LOG", "KVM_CAP_DIRTY_LOG_RING".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirtyLog {
+    /// A ring of page numbers for each processor: to take the log costs what is in it.
+    Ring,
+    /// A bitmap for each memory slot: to take the log costs a look at every page.
+    Bitmap,
+}
+
+/// Entries of a processor's ring, 16 bytes each. When it is full the guest is left.
+const RING_ENTRIES: usize = 4096;
+const RING_BYTES: usize = RING_ENTRIES * size_of::<kvm_dirty_gfn>();
+/// The kernel has filled the entry in; we have taken it.
+const RING_DIRTY: u32 = 1;
+const RING_TAKEN: u32 = 2;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics half-way through a change.
@@ -84,7 +114,8 @@ const IDENTITY_MAP: u64 = 0xfeff_c000;
 const TSS: usize = 0xfeff_d000;
 
 impl Vm {
-    pub(crate) fn open() -> Result<Vm, OpenError> {
+    /// `wanted`: how dirty pages are to be logged; the bitmap is always there.
+    pub(crate) fn open(wanted: DirtyLog) -> Result<Vm, OpenError> {
         let kvm = Kvm::new().map_err(|e| match e.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => OpenError::Absent,
             libc::EACCES | libc::EPERM => OpenError::Forbidden,
@@ -123,12 +154,41 @@ impl Vm {
             cap.args[0] = quirks as u64;
             let _ = fd.enable_cap(&cap);
         }
+        // Where this fails KVM_GET_DIRTY_LOG clears what it gives.
+        let clears = kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) > 0 && {
+            let mut cap = kvm_enable_cap {
+                cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                ..Default::default()
+            };
+            cap.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE.into();
+            fd.enable_cap(&cap).is_ok()
+        };
+        // Before there is a processor; without logged slots it costs nothing but its memory.
+        let has_ring = wanted == DirtyLog::Ring
+            && [KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING]
+                .into_iter()
+                .any(|ring| {
+                    let mut cap = kvm_enable_cap {
+                        cap: ring,
+                        ..Default::default()
+                    };
+                    cap.args[0] = RING_BYTES as u64;
+                    kvm.check_extension_raw(ring.into()) >= RING_BYTES as i32
+                        && fd.enable_cap(&cap).is_ok()
+                });
         // AMD needs neither and says nothing against it.
         let _ = fd.set_identity_map_address(IDENTITY_MAP);
         let _ = fd.set_tss_address(TSS);
         Ok(Vm {
             supported,
             memory: Mutex::new(None),
+            dirty_log: if has_ring {
+                DirtyLog::Ring
+            } else {
+                DirtyLog::Bitmap
+            },
+            clears,
+            rings: Mutex::default(),
             tsc_offset: Mutex::new(None),
             readonly_slots: fd.check_extension(Cap::ReadonlyMem),
             sregs2: kvm.check_extension_raw(KVM_CAP_SREGS2.into()) > 0,
@@ -145,31 +205,142 @@ impl Vm {
     pub(crate) fn place(&self, memory: &Arc<GuestMemory>) -> Result<(), String> {
         let mut placed = locked(&self.memory);
         if let Some(before) = &*placed {
-            return if Arc::ptr_eq(before, memory) {
+            return if Arc::ptr_eq(&before.memory, memory) {
                 Ok(())
             } else {
                 Err("this KVM machine has another memory already".into())
             };
         }
-        for (slot, region) in memory.host_regions().enumerate() {
+        let slots: Vec<HostRegion> = memory.host_regions().collect();
+        for (number, region) in slots.iter().enumerate() {
             if !region.writable && !self.readonly_slots {
                 return Err("this kernel's KVM has no read-only memory".into());
             }
-            let slot = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: if region.writable { 0 } else { KVM_MEM_READONLY },
-                guest_phys_addr: region.gpa.0,
-                memory_size: region.len,
-                userspace_addr: region.host,
-            };
-            // SAFETY: the range is the region's for as long as `memory` lives, which `self.memory`
-            // and every `Processor` (through its `Vm`) keep; RAM never moves, and nobody holds a
-            // Rust reference into it.
-            unsafe { self.fd.set_user_memory_region(slot) }
-                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+            self.set_slot(number, region, false)?;
         }
-        *placed = Some(memory.clone());
+        let memory = memory.clone();
+        *placed = Some(Placed { memory, slots });
         Ok(())
+    }
+
+    /// Makes a slot, or switches its log of dirty pages.
+    fn set_slot(&self, number: usize, region: &HostRegion, logged: bool) -> Result<(), String> {
+        let flags = match (region.writable, logged) {
+            (false, _) => KVM_MEM_READONLY,
+            (true, true) => KVM_MEM_LOG_DIRTY_PAGES,
+            (true, false) => 0,
+        };
+        let slot = kvm_userspace_memory_region {
+            slot: number as u32,
+            flags,
+            guest_phys_addr: region.gpa.0,
+            memory_size: region.len,
+            userspace_addr: region.host,
+        };
+        // SAFETY: the range is the region's for as long as the memory lives, which `self.memory`
+        // and every `Processor` (through its `Vm`) keep; RAM never moves, and nobody holds a
+        // Rust reference into it.
+        unsafe { self.fd.set_user_memory_region(slot) }
+            .map_err(refused("KVM_SET_USER_MEMORY_REGION"))
+    }
+
+    pub(crate) fn dirty_log(&self) -> DirtyLog {
+        self.dirty_log
+    }
+
+    /// Begins or ends the kernel's log for all RAM. No processor may be running.
+    pub(crate) fn log_dirty(&self, on: bool) -> Result<(), String> {
+        let placed = locked(&self.memory);
+        let Some(Placed { slots, .. }) = &*placed else {
+            return Err("this KVM machine has no memory yet".into());
+        };
+        for (number, region) in slots.iter().enumerate().filter(|(_, r)| r.writable) {
+            self.set_slot(number, region, on)?;
+        }
+        drop(placed);
+        // The bitmap begins anew; a ring keeps what it has.
+        match self.dirty_log {
+            DirtyLog::Bitmap => Ok(()),
+            DirtyLog::Ring => self.collect_dirty(),
+        }
+    }
+
+    /// Tells the memory what the kernel's bitmaps hold, and makes those pages clean in them. No
+    /// processor may be running.
+    fn collect_bitmaps(&self) -> Result<(), String> {
+        let placed = locked(&self.memory);
+        let Some(Placed { memory, slots }) = &*placed else {
+            return Err("this KVM machine has no memory yet".into());
+        };
+        for (number, region) in slots.iter().enumerate().filter(|(_, r)| r.writable) {
+            let mut bitmap = self
+                .fd
+                .get_dirty_log(number as u32, region.len as usize)
+                .map_err(refused("KVM_GET_DIRTY_LOG"))?;
+            for (n, word) in bitmap.iter().enumerate() {
+                let mut bits = *word;
+                while bits != 0 {
+                    let page = n as u64 * 64 + u64::from(bits.trailing_zeros());
+                    bits &= bits - 1;
+                    memory.set_dirty(RamOffset(region.at.0 + page * PAGE_SIZE));
+                }
+            }
+            if self.clears {
+                let mut clear = kvm_clear_dirty_log {
+                    slot: number as u32,
+                    num_pages: (region.len / PAGE_SIZE) as u32,
+                    first_page: 0,
+                    __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                        dirty_bitmap: bitmap.as_mut_ptr().cast(),
+                    },
+                };
+                let request = request::<kvm_clear_dirty_log>(READ | WRITE, 0xc0);
+                // SAFETY: the bitmap has a bit for each page of the slot, and outlives the call.
+                let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), request as _, &mut clear) };
+                if done < 0 {
+                    let why = std::io::Error::last_os_error();
+                    return Err(format!("KVM_CLEAR_DIRTY_LOG: {why}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The page that a ring's entry names, if it is one of ours.
+    fn logged_page(&self, slot: u32, offset: u64) -> Option<(Arc<GuestMemory>, RamOffset)> {
+        let placed = locked(&self.memory);
+        let Placed { memory, slots } = placed.as_ref()?;
+        let region = slots.get(slot as usize)?;
+        let into = offset.checked_mul(PAGE_SIZE).filter(|o| *o < region.len)?;
+        Some((memory.clone(), RamOffset(region.at.0 + into)))
+    }
+
+    /// Takes the kernel's log into the memory's, by whichever way. No processor may be running.
+    pub(crate) fn collect_dirty(&self) -> Result<(), String> {
+        match self.dirty_log {
+            DirtyLog::Bitmap => self.collect_bitmaps(),
+            DirtyLog::Ring => {
+                let mut rings = locked(&self.rings);
+                rings.retain(|ring| ring.strong_count() > 0);
+                for ring in rings.iter().filter_map(Weak::upgrade) {
+                    ring.collect(self);
+                }
+                self.reset_rings()
+            }
+        }
+    }
+
+    /// Makes the entries that were taken from rings free again, and their pages clean.
+    fn reset_rings(&self) -> Result<(), String> {
+        // SAFETY: KVM_RESET_DIRTY_RINGS takes no argument.
+        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), request_plain(0xc7) as _, 0) };
+        match done {
+            0.. => Ok(()),
+            _ => Err(format!(
+                "KVM_RESET_DIRTY_RINGS: {}",
+                std::io::Error::last_os_error()
+            )),
+        }
     }
 
     pub(crate) fn processor(self: &Arc<Vm>, id: u32) -> Result<Processor, String> {
@@ -181,8 +352,17 @@ impl Vm {
         // SAFETY: `run` points to the mapped page; only the field's address is taken.
         let immediate_exit = unsafe { &raw mut (*run).immediate_exit };
         install_handler();
+        let ring = match self.dirty_log {
+            DirtyLog::Ring => {
+                let ring = Arc::new(Ring::map(&fd)?);
+                locked(&self.rings).push(Arc::downgrade(&ring));
+                Some(ring)
+            }
+            DirtyLog::Bitmap => None,
+        };
         Ok(Processor {
             fd,
+            ring,
             kicker: Arc::new(Kicker {
                 inside: AtomicBool::new(false),
                 target: Mutex::new(Some(Target {
@@ -281,6 +461,8 @@ pub(crate) enum Exit {
     /// KVM met an instruction that it cannot emulate.
     Emulation,
     Debug,
+    /// The ring of dirty pages is full.
+    RingFull,
     /// Anything else.
     Failed(String),
 }
@@ -342,6 +524,7 @@ pub(crate) struct Processor {
     fd: VcpuFd,
     kicker: Arc<Kicker>,
     thread: libc::pid_t,
+    ring: Option<Arc<Ring>>,
     pub(crate) speculation: bool,
     has_tsc_offset: Option<bool>,
     /// After `fd`: dropped after it, with the memory.
@@ -358,9 +541,82 @@ impl Drop for Processor {
     }
 }
 
+/// A processor's ring of dirty pages, shared with the kernel, which fills it while the processor
+/// is in the guest.
+pub(crate) struct Ring {
+    entries: NonNull<kvm_dirty_gfn>,
+    /// The entry that comes next.
+    next: Mutex<usize>,
+}
+
+// SAFETY: the entries are only accessed under the lock of `next`, and by the kernel, whose
+// changes the flags of each entry announce.
+unsafe impl Send for Ring {}
+// SAFETY: as above.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    fn map(fd: &VcpuFd) -> Result<Ring, String> {
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                RING_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                (u64::from(KVM_DIRTY_LOG_PAGE_OFFSET) * PAGE_SIZE) as libc::off_t,
+            )
+        };
+        match NonNull::new(at.cast()) {
+            Some(entries) if at != libc::MAP_FAILED => Ok(Ring {
+                entries,
+                next: Mutex::new(0),
+            }),
+            _ => Err(format!(
+                "the ring of dirty pages: {}",
+                std::io::Error::last_os_error()
+            )),
+        }
+    }
+
+    /// Tells the memory of `vm` what the ring holds, and empties it; how many entries that was.
+    fn collect(&self, vm: &Vm) -> usize {
+        let mut next = locked(&self.next);
+        let first = *next;
+        loop {
+            // SAFETY: inside the mapping of RING_ENTRIES entries.
+            let entry = unsafe { self.entries.as_ptr().add(*next % RING_ENTRIES) };
+            // SAFETY: as above; the flags are only accessed atomically, here and by the kernel.
+            let flags = unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) };
+            if flags.load(Ordering::Acquire) & KVM_DIRTY_GFN_F_MASK != RING_DIRTY {
+                return *next - first;
+            }
+            // SAFETY: as above; the kernel leaves a dirty entry alone until it is taken.
+            let (slot, offset) = unsafe { ((*entry).slot, (*entry).offset) };
+            if let Some((memory, page)) = vm.logged_page(slot, offset) {
+                memory.set_dirty(page);
+            }
+            flags.store(RING_TAKEN, Ordering::Release);
+            *next += 1;
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), RING_BYTES) };
+    }
+}
+
 /// `_IOC`: direction, size, number within KVM's 0xae.
 const fn request<T>(direction: u64, number: u64) -> u64 {
     direction << 30 | (size_of::<T>() as u64) << 16 | 0xae << 8 | number
+}
+/// Likewise, without an argument.
+const fn request_plain(number: u64) -> u64 {
+    0xae << 8 | number
 }
 const WRITE: u64 = 1;
 const READ: u64 = 2;
@@ -746,6 +1002,7 @@ impl Processor {
             KVM_EXIT_INTR => Exit::Interrupted,
             KVM_EXIT_SHUTDOWN => Exit::Shutdown,
             KVM_EXIT_DEBUG => Exit::Debug,
+            KVM_EXIT_DIRTY_RING_FULL => Exit::RingFull,
             KVM_EXIT_INTERNAL_ERROR => {
                 // SAFETY: as above.
                 let error = unsafe { what.internal };
@@ -767,6 +1024,17 @@ impl Processor {
             }
             other => Exit::Failed(format!("KVM exit {other}")),
         }
+    }
+
+    /// After [`Exit::RingFull`]: takes what is in the ring, so that the guest can go on.
+    pub(crate) fn empty_ring(&self) -> Result<(), String> {
+        let taken = self.ring.as_ref().map_or(0, |ring| ring.collect(&self.vm));
+        if taken == 0 {
+            // Seen on a /dev/kvm that emulates ring 0, many instructions at a time: it does not
+            // look at the limit in between, runs over the ring's end, and is full for ever.
+            return Err("the kernel has overrun its ring of dirty pages: some are lost".into());
+        }
+        self.vm.reset_rings()
     }
 
     /// The values of an [`Exit::Io`].

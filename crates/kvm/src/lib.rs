@@ -17,12 +17,12 @@ mod convert;
 mod ioctl;
 mod vcpu;
 
-use mem::GuestMemory;
+use mem::{GuestMemory, RamOffset};
 use std::sync::{Arc, Mutex, PoisonError};
 use x86::cpuid::{CpuModel, Feature, TSC_HZ};
 use x86::{Engine, Signals, Vcpu};
 
-pub use ioctl::OpenError;
+pub use ioctl::{DirtyLog, OpenError};
 pub use vcpu::KvmVcpu;
 
 /// Features that a guest gets from the machine or from this crate, whatever the host's processor
@@ -59,7 +59,13 @@ impl KvmEngine {
     /// Opens `/dev/kvm` and makes a virtual machine; the error says why it cannot be and what to
     /// do about it. That KVM answers does not say that it is fast: measure it.
     pub fn open() -> Result<KvmEngine, OpenError> {
-        let vm = Arc::new(ioctl::Vm::open()?);
+        KvmEngine::open_with(DirtyLog::Ring)
+    }
+
+    /// As [`Self::open`], with a choice of how dirty pages are logged; a kernel that has no ring
+    /// gives a bitmap.
+    pub fn open_with(log: DirtyLog) -> Result<KvmEngine, OpenError> {
+        let vm = Arc::new(ioctl::Vm::open(log)?);
         let first = vm.processor(0).map_err(OpenError::Refused)?;
         // Without TSC scaling the guest's TSC runs at the host's rate, and the model says so.
         let tsc_hz = match first.set_tsc_hz(TSC_HZ) {
@@ -71,6 +77,11 @@ impl KvmEngine {
             first: Mutex::new(Some(first)),
             tsc_hz,
         })
+    }
+
+    /// How the kernel logs dirty pages.
+    pub fn dirty_log(&self) -> DirtyLog {
+        self.vm.dirty_log()
     }
 }
 
@@ -112,5 +123,16 @@ impl Engine for KvmEngine {
         };
         let vcpu = KvmVcpu::new(fd, id, model, memory, signals)?;
         Ok(Box::new(vcpu))
+    }
+
+    fn log_dirty(&self, memory: &GuestMemory, on: bool) -> Result<(), String> {
+        self.vm.log_dirty(on)?;
+        memory.log_dirty(on);
+        Ok(())
+    }
+
+    fn take_dirty(&self, memory: &GuestMemory) -> Result<Vec<RamOffset>, String> {
+        self.vm.collect_dirty()?;
+        Ok(memory.take_dirty())
     }
 }

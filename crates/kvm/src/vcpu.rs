@@ -24,8 +24,18 @@ use x86::state::{Activity, Shadow, rflags};
 use x86::{Bus, Counters, CpuState, Event, Kick, Signals, StateError, Stop, Vcpu};
 
 /// Names of the exits, as [`Vcpu::report`] gives them.
-const EXITS: [&str; 11] = [
-    "port", "mmio", "rdmsr", "wrmsr", "hlt", "window", "cr8", "kick", "shutdown", "emulate",
+const EXITS: [&str; 12] = [
+    "port",
+    "mmio",
+    "rdmsr",
+    "wrmsr",
+    "hlt",
+    "window",
+    "cr8",
+    "kick",
+    "shutdown",
+    "emulate",
+    "dirty ring",
     "other",
 ];
 
@@ -41,7 +51,8 @@ fn number(exit: &Exit) -> usize {
         Exit::Interrupted => 7,
         Exit::Shutdown => 8,
         Exit::Emulation => 9,
-        Exit::Debug | Exit::Failed(_) => 10,
+        Exit::RingFull => 10,
+        Exit::Debug | Exit::Failed(_) => 11,
     }
 }
 
@@ -384,6 +395,7 @@ impl KvmVcpu {
             Exit::Window | Exit::Tpr | Exit::Interrupted => {}
             Exit::Shutdown => self.activity = Activity::Shutdown,
             Exit::Emulation => self.interpret(bus, None, |_, _| {})?,
+            Exit::RingFull => self.fd.empty_ring()?,
             Exit::Debug => return Err("a debug exit that nobody asked for".into()),
             Exit::Failed(why) => return Err(why),
         }

@@ -1,11 +1,12 @@
-//! The guest-physical map of RAM and ROM, access to it, and the code marks.
+//! The guest-physical map of RAM and ROM, access to it, and the marks of pages whose stores must
+//! be seen: those that hold code, and those that are clean in the dirty log.
 
 use crate::host::Backing;
 use crate::word::compare_exchange_16;
 use crate::{Gpa, RamOffset, Word};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Size of the pages in which marks are kept, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
@@ -14,6 +15,8 @@ pub const PAGE_SIZE: u64 = 4096;
 const CODE_LOG: usize = 64;
 /// The page holds code that somebody decoded or translated.
 const CODE: u8 = 1;
+/// The dirty log is kept, and nobody has stored to the page since it was last taken.
+const CLEAN: u8 = 2;
 
 /// One stretch of guest-physical addresses backed by RAM or ROM.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,9 @@ pub struct GuestMemory {
     used: u64,
     regions: Vec<Region>,
     marks: Box<[AtomicU8]>,
+    /// The dirty log: a bit for each page.
+    dirty: Box<[AtomicU64]>,
+    dirty_logged: AtomicBool,
     generations: Box<[AtomicU32]>,
     code_writes: AtomicU64,
     code_write_starts: AtomicU64,
@@ -52,6 +58,8 @@ pub struct HostRegion {
     pub gpa: Gpa,
     /// Its length in bytes.
     pub len: u64,
+    /// Where it lies in the backing.
+    pub at: RamOffset,
     /// Where the host has it.
     pub host: u64,
     /// False for ROM.
@@ -133,6 +141,9 @@ impl GuestMemory {
             marks: unsafe { Box::new_zeroed_slice(pages).assume_init() },
             // SAFETY: all zeroes is a valid AtomicU32.
             generations: unsafe { Box::new_zeroed_slice(pages).assume_init() },
+            // SAFETY: all zeroes is a valid AtomicU64.
+            dirty: unsafe { Box::new_zeroed_slice(pages.div_ceil(64)).assume_init() },
+            dirty_logged: AtomicBool::new(false),
             code_writes: AtomicU64::new(0),
             code_write_starts: AtomicU64::new(0),
             code_write_log: [const { AtomicU32::new(0) }; CODE_LOG],
@@ -199,6 +210,7 @@ impl GuestMemory {
         self.regions.iter().map(|r| HostRegion {
             gpa: Gpa(r.gpa),
             len: r.len,
+            at: RamOffset(r.at),
             host: self.pointer(RamOffset(r.at), r.len as usize) as u64,
             writable: r.writable,
         })
@@ -309,12 +321,19 @@ impl GuestMemory {
     #[inline(always)]
     fn stored(&self, at: RamOffset) -> bool {
         let page = (at.0 / PAGE_SIZE) as usize;
-        self.marks[page].load(Ordering::Relaxed) & CODE != 0 && self.code_written(page)
+        self.marks[page].load(Ordering::Relaxed) != 0 && self.marked_page_stored(page)
     }
 
+    /// True if the page held code.
     #[cold]
-    fn code_written(&self, page: usize) -> bool {
-        self.marks[page].store(0, Ordering::Relaxed);
+    fn marked_page_stored(&self, page: usize) -> bool {
+        let marks = self.marks[page].swap(0, Ordering::SeqCst);
+        if marks & CLEAN != 0 {
+            self.dirty[page / 64].fetch_or(1 << (page % 64), Ordering::SeqCst);
+        }
+        if marks & CODE == 0 {
+            return false;
+        }
         self.generations[page].fetch_add(1, Ordering::SeqCst);
         let n = self.code_write_starts.fetch_add(1, Ordering::SeqCst);
         self.code_write_log[n as usize % CODE_LOG].store(page as u32, Ordering::SeqCst);
@@ -346,10 +365,11 @@ impl GuestMemory {
         self.marks.len()
     }
 
-    /// True if the page of `at` holds code that somebody decoded.
+    /// True if stores to the page of `at` must be seen, so that nobody may make them past
+    /// [`Self::store`]: it holds code, or is clean in the dirty log.
     #[inline(always)]
-    pub fn holds_code(&self, at: RamOffset) -> bool {
-        self.marks[(at.0 / PAGE_SIZE) as usize].load(Ordering::Relaxed) & CODE != 0
+    pub fn is_marked(&self, at: RamOffset) -> bool {
+        self.marks[(at.0 / PAGE_SIZE) as usize].load(Ordering::Relaxed) != 0
     }
 
     /// Marks the page of `at` as holding code and returns its generation, which changes when
@@ -358,7 +378,7 @@ impl GuestMemory {
         let page = (at.0 / PAGE_SIZE) as usize;
         // SeqCst, a full fence on x86: a store by another processor either is seen by the reads
         // that follow, or sees the mark (up to its own store buffer's delay).
-        self.marks[page].swap(CODE, Ordering::SeqCst);
+        self.marks[page].fetch_or(CODE, Ordering::SeqCst);
         self.generations[page].load(Ordering::SeqCst)
     }
 
@@ -366,6 +386,54 @@ impl GuestMemory {
     #[inline(always)]
     pub fn code_generation(&self, at: RamOffset) -> u32 {
         self.generations[(at.0 / PAGE_SIZE) as usize].load(Ordering::Relaxed)
+    }
+
+    /// Begins the dirty log with every page clean, or ends it. Whoever stores to RAM past
+    /// [`Self::store`] must be told before (`x86::Engine::log_dirty` does both); no processor may
+    /// be running.
+    pub fn log_dirty(&self, on: bool) {
+        self.dirty_logged.store(on, Ordering::SeqCst);
+        for word in &self.dirty {
+            word.store(0, Ordering::SeqCst);
+        }
+        for mark in &self.marks[..(self.used / PAGE_SIZE) as usize] {
+            if on {
+                mark.fetch_or(CLEAN, Ordering::SeqCst);
+            } else if mark.load(Ordering::SeqCst) & CLEAN != 0 {
+                mark.fetch_and(!CLEAN, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// True between [`Self::log_dirty`] with true and with false.
+    pub fn logs_dirty(&self) -> bool {
+        self.dirty_logged.load(Ordering::SeqCst)
+    }
+
+    /// The page of `at` was stored to past [`Self::store`], in a way that this memory could not
+    /// see. Nothing if no log is kept.
+    pub fn set_dirty(&self, at: RamOffset) {
+        let page = (at.0 / PAGE_SIZE) as usize;
+        if self.logs_dirty() && page < self.marks.len() {
+            self.dirty[page / 64].fetch_or(1 << (page % 64), Ordering::SeqCst);
+        }
+    }
+
+    /// The pages stored to since the log was begun or last taken, in ascending order; they are
+    /// clean again. Their bytes are to be read after this, so that a store that comes meanwhile is
+    /// in them or in the next log. No processor may be running.
+    pub fn take_dirty(&self) -> Vec<RamOffset> {
+        let mut pages = Vec::new();
+        for (n, word) in self.dirty.iter().enumerate() {
+            let mut bits = word.swap(0, Ordering::SeqCst);
+            while bits != 0 {
+                let page = n * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                self.marks[page].fetch_or(CLEAN, Ordering::SeqCst);
+                pages.push(RamOffset(page as u64 * PAGE_SIZE));
+            }
+        }
+        pages
     }
 
     /// Checks that `len` bytes from `at` are RAM or ROM (RAM only, if `write`).
@@ -527,6 +595,48 @@ mod tests {
         let before = m.mark_code(at);
         m.write(Gpa(0xfff), &[0; 2]).unwrap();
         assert_ne!(m.code_generation(at), before, "DMA counts");
+    }
+
+    #[test]
+    fn the_dirty_log_has_each_page_stored_to_since_it_was_taken_by_whatever_means() {
+        let m = GuestMemory::flat(0x8_0000).unwrap();
+        m.store(RamOffset(0x7000), 1u8);
+        m.log_dirty(true);
+        assert_eq!(m.take_dirty(), [], "the log begins clean");
+        assert!(m.is_marked(RamOffset(0x7000)));
+        m.store(RamOffset(0x4_2008), 1u64);
+        m.store(RamOffset(0x4_2ff8), 2u64);
+        m.write(Gpa(0xfff), &[0; 2]).unwrap();
+        m.fill(RamOffset(0x3000), 7u8, 9);
+        assert_eq!(m.compare_exchange(RamOffset(0x5000), 1u32, 2), Err(0));
+        m.copy::<u32>(RamOffset(0x3000), RamOffset(0x6000), 2);
+        m.exchange(RamOffset(0x9000), 1u16);
+        m.set_dirty(RamOffset(0xa123));
+        let pages = [0, 0x1000, 0x3000, 0x6000, 0x9000, 0xa000, 0x4_2000];
+        assert_eq!(m.take_dirty(), pages.map(RamOffset));
+        assert_eq!(m.take_dirty(), []);
+        m.store(RamOffset(0x1004), 1u8);
+        assert_eq!(m.take_dirty(), [RamOffset(0x1000)], "taken pages are clean");
+        m.log_dirty(false);
+        m.store(RamOffset(0x1000), 1u8);
+        m.set_dirty(RamOffset(0x2000));
+        assert!(!m.is_marked(RamOffset(0x4_0000)));
+        assert_eq!(m.take_dirty(), [], "the log has ended");
+    }
+
+    #[test]
+    fn a_page_of_code_is_seen_by_both_the_log_and_the_generation() {
+        let m = GuestMemory::flat(0x2000).unwrap();
+        let at = RamOffset(0x1000);
+        m.log_dirty(true);
+        let before = m.mark_code(at);
+        assert!(m.store(at, 1u8));
+        assert_ne!(m.code_generation(at), before);
+        assert_eq!(m.take_dirty(), [at]);
+        let before = m.mark_code(at);
+        m.log_dirty(false);
+        assert!(m.store(at, 1u8), "the end of the log leaves code marked");
+        assert_ne!(m.code_generation(at), before);
     }
 
     #[test]

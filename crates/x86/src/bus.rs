@@ -290,4 +290,21 @@ pub trait Engine: Send + Sync {
         memory: alloc::sync::Arc<mem::GuestMemory>,
         signals: alloc::sync::Arc<Signals>,
     ) -> Result<alloc::boxed::Box<dyn Vcpu>, String>;
+    /// Begins the dirty log of `memory`, which processors of this engine run on, with every page
+    /// clean, or ends it. The log belongs to the memory: devices' stores are in it, too. Where an
+    /// engine's processors store past [`mem::GuestMemory::store`], it does what it must to learn
+    /// of that. No processor may be running, here and in [`Self::take_dirty`].
+    fn log_dirty(&self, memory: &mem::GuestMemory, on: bool) -> Result<(), String> {
+        memory.log_dirty(on);
+        Ok(())
+    }
+    /// The pages of `memory` stored to since the log was begun or last taken, by anybody; see
+    /// [`mem::GuestMemory::take_dirty`]. A machine that moves to another engine takes the log of
+    /// the old one and begins one under the new.
+    fn take_dirty(
+        &self,
+        memory: &mem::GuestMemory,
+    ) -> Result<alloc::vec::Vec<mem::RamOffset>, String> {
+        Ok(memory.take_dirty())
+    }
 }

@@ -200,7 +200,7 @@ impl Cache {
     fn decode(&mut self, x: &mut Exec<'_>, key: Key, linear: u64) -> Done<core::ops::Range<usize>> {
         self.make_room(BLOCK);
         // Marked before it is read: a store from now on changes the generation.
-        self.marks += u64::from(!x.ram.holds_code(key.at));
+        self.marks += u64::from(!x.ram.is_marked(key.at));
         let generation = x.ram.mark_code(key.at);
         let mut bytes = [0u8; BLOCK * 8];
         let left = (0x1000 - (key.at.0 & 0xfff)) as usize;

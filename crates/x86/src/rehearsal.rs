@@ -80,7 +80,7 @@ impl Exec<'_> {
         };
         match page {
             Some(page) if access != Access::Write || !page.writable => return Ok(()),
-            Some(page) if !ram.holds_code(page.at) => {
+            Some(page) if !ram.is_marked(page.at) => {
                 journal.linear.push(linear);
                 journal.note(&ram, page.at);
                 return Ok(());

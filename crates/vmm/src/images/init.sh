@@ -62,8 +62,11 @@ if [ -n "$run" ]; then
     how=poweroff
     trap 'how=reboot' TERM
     trap ':' USR1 USR2
-    setsid cttyhack sh -c "$run"
+    # When the session ends the kernel hangs its terminal up, and what the serial port has not sent
+    # is lost, as on any machine: stty waits until all is out. Likewise before the power goes.
+    setsid cttyhack sh -c 'sh -c "$1"; status=$?; stty sane; exit $status' sh "$run"
     echo "moinho.run: exit status $?"
+    stty sane
     /etc/down
     $how -f
 fi
