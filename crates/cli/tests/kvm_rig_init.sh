@@ -21,9 +21,10 @@ grep -A2 '"engine": "kvm"' engines | grep -q '"usable": true' && echo "CHECK eng
 moinho run --memory 64M --kernel /guests/sample_pvh32 --no-reboot </dev/null >out 2>&1
 grep -q 'moinho: engine kvm: measured' out && echo "CHECK auto: ok, $(grep -m 1 'engine kvm' out)" || echo "CHECK auto: $(words out)"
 
-# QEMU 7.2 lets XSETBV pass the intercept.
-MOINHO_KVM=required processor --test-threads 1 --skip xsetbv && echo "CHECK processor: ok" || echo "CHECK processor: failed"
-MOINHO_KVM=required dirty_log --test-threads 1 kvms && echo "CHECK dirty-log: ok" || echo "CHECK dirty-log: failed"
+# QEMU 7.2 lets XSETBV pass the intercept, and VMRUN loads DR7 without arming what it enables (the
+# program debug_traps, whose guest writes DR7 itself, passes).
+MOINHO_KVM=required timeout 120 processor --test-threads 1 --skip xsetbv --skip breakpoints && echo "CHECK processor: ok" || echo "CHECK processor: failed"
+MOINHO_KVM=required timeout 120 dirty_log --test-threads 1 kvms && echo "CHECK dirty-log: ok" || echo "CHECK dirty-log: failed"
 
 # Every guest program, by its exit status.
 while read -r name cpus; do
