@@ -259,6 +259,11 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
             failures.push(format!("{}: {result}", program.name));
         }
     }
+    eprintln!(
+        "{} of {} programs as under the other engines, {skipped} not run or skipped",
+        PROGRAMS.len() - skipped - failures.len(),
+        PROGRAMS.len()
+    );
     for name in [
         "engine",
         "auto",
@@ -280,11 +285,6 @@ fn guests_run_under_a_real_kvm_as_they_run_under_the_interpreter() {
             failures.push(format!("{name}: {result}"));
         }
     }
-    eprintln!(
-        "{} of {} programs as under the other engines, {skipped} not run or skipped",
-        PROGRAMS.len() - skipped - failures.len(),
-        PROGRAMS.len()
-    );
     if !failures.is_empty() {
         let from = said.len().saturating_sub(20_000);
         let tail = said.get(from..).unwrap_or(&said);

@@ -15,6 +15,7 @@ use x86::{Bus, CpuState, Engine, Signals, Stop, Vcpu};
 const PAGE: u64 = 4096;
 /// More pages than a ring of KVM has entries.
 const RAM: u64 = 48 << 20;
+const TABLES: std::ops::Range<u64> = 0x1000..0x4000;
 const CODE_AT: u64 = 0x8000;
 /// `1: mov [rsi], al; add rsi, rdx; dec ecx; jnz 1b; out 0x10, al; 2: jmp 2b`
 const STORES: [u8; 13] = [
@@ -59,6 +60,9 @@ struct Rig {
     memory: Arc<GuestMemory>,
     bus: OnePort,
     signature: u32,
+    /// Page tables may be in the log without a store: under nested paging a processor's walk
+    /// counts as one (AMD APM volume 2, "Nested versus Guest Page Faults").
+    walks_store: bool,
 }
 
 impl Rig {
@@ -82,6 +86,7 @@ impl Rig {
             memory,
             bus: OnePort(signals),
             signature: model.signature(),
+            walks_store: false,
         }
     }
 
@@ -115,7 +120,11 @@ impl Rig {
     }
 
     fn take(&self) -> Vec<RamOffset> {
-        self.engine.take_dirty(&self.memory).unwrap()
+        let mut pages = self.engine.take_dirty(&self.memory).unwrap();
+        if self.walks_store {
+            pages.retain(|page| !TABLES.contains(&page.0));
+        }
+        pages
     }
 }
 
@@ -132,6 +141,7 @@ const MOST: u64 = (RAM - 0x40_0000) / PAGE;
 /// What every engine's log must do; the longest log has `most` pages.
 fn check(name: &str, engine: Box<dyn Engine>, most: u64) {
     let mut rig = Rig::new(engine);
+    rig.walks_store = name.starts_with("kvm");
     // Before there is a log, into pages that are then clean.
     rig.store(0x20_0000, PAGE, 64);
     rig.begin();
