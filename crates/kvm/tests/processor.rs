@@ -298,7 +298,7 @@ fn every_field_of_a_random_state_comes_out_as_it_went_in() {
     }
     for round in 0..100 {
         let mode = MODES[round % MODES.len()];
-        if let Mode::Pae = mode
+        if let Mode::Pae | Mode::Virtual8086 = mode
             && !real
         {
             continue;
@@ -417,7 +417,8 @@ fn run_with(
 }
 
 /// True where ring 0 runs on the processor. A KVM that emulates it (the rule of `vmm::engines`)
-/// knows neither PAE nor TSC offsets nor debug registers, and is not held to them.
+/// knows no PAE, no virtual-8086 mode, no TSC offset and no debug register, and is not held to
+/// them.
 fn is_real(rig: &mut Rig) -> bool {
     // mov ecx, 200000; dec ecx; jnz -4; out 0x10, al
     let code = [0xb9, 0x40, 0x0d, 3, 0, 0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x10];
