@@ -28,7 +28,7 @@ MOINHO_KVM=required timeout 120 dirty_log --test-threads 1 kvms && echo "CHECK d
 
 # Every guest program, by its exit status.
 while read -r name cpus; do
-    timeout 30 moinho run --engine kvm --memory 64M --no-reboot --cpu-model x86-64-v3 --cpus "$cpus" \
+    timeout 90 moinho run --engine kvm --memory 64M --no-reboot --cpu-model x86-64-v3 --cpus "$cpus" \
         --kernel "/guests/$name" </dev/null >out 2>&1
     status=$?
     [ $status = 33 ] && echo "CHECK $name: 33" || echo "CHECK $name: $status $(words out)"
@@ -38,7 +38,7 @@ done </guests/list
 work='nproc; cat /sys/devices/system/clocksource/clocksource0/current_clocksource; sleep 1'
 disk='dd if=/dev/urandom of=/tmp/x bs=64k count=8; dd if=/tmp/x of=/dev/vda bs=64k seek=3 conv=fsync; echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=64k skip=3 count=8 | cmp - /tmp/x && echo disk=$(md5sum </tmp/x)'
 linux() {
-    timeout 100 moinho run --kernel /kernel --initrd /initrd --stats "$@" </dev/null >out 2>&1
+    timeout 200 moinho run --kernel /kernel --initrd /initrd --stats "$@" </dev/null >out 2>&1
     status=$?
     cat out
 }
