@@ -17,7 +17,7 @@ pub fn tlb_slot(linear: u64) -> usize {
 /// Where it is looked for next: elsewhere for pages that share the first place, so that two of
 /// them do not push each other out all the time.
 pub fn other_tlb_slot(linear: u64) -> usize {
-    tlb_slot(linear) ^ ((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES | 1)
+    tlb_slot(linear) ^ (((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES) | 1)
 }
 /// Entries of each indirect-branch table.
 pub const BRANCH_ENTRIES: usize = 2048;

@@ -182,7 +182,7 @@ fn the_interpreters_log_has_the_pages_that_were_stored_to() {
 
 #[test]
 fn the_translators_log_has_the_pages_that_were_stored_to() {
-    match Translation::new() {
+    match Translation::new(bt::Options::default()) {
         Ok(engine) => check("bt", Box::new(engine), MOST),
         Err(why) => eprintln!("skipped: {why}"),
     }
