@@ -71,8 +71,7 @@ pub struct Block {
     /// Generation of its page when it was translated.
     pub generation: u32,
     /// The page in which its one instruction ends, if that is the next one in the linear space,
-    /// and that page's generation. Only the branch tables lead to such a block, so that whatever
-    /// empties them for the first page must do so for the second, too.
+    /// and that page's generation. Such a block begins with a look at where that page is mapped.
     pub second: Option<(RamOffset, u32)>,
     /// For each instruction: offset of its host code, offset of its guest code.
     pub map: Box<[(u32, u16)]>,

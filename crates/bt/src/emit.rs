@@ -431,6 +431,10 @@ impl Asm {
     pub fn give_flags(&mut self, reg: u8) {
         self.put(&[0x40 | reg >> 3, 0x50 | reg & 7, 0x9d]);
     }
+    /// `cmova reg, [mem]`.
+    pub fn cmova_mem(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, true, &[0x0f, 0x47], reg, mem);
+    }
     /// `cmova to, from`.
     pub fn cmova(&mut self, to: u8, from: u8) {
         self.put(&[0x48 | (to >> 3) << 2 | from >> 3, 0x0f, 0x47]);
@@ -601,6 +605,10 @@ mod tests {
             (text(|a| a.load16(3, Mem::gs(0x70))), "mov bx,gs:[70h];"),
             (text(|a| a.cmp(RCX, R11)), "cmp rcx,r11;"),
             (text(|a| a.xor(RCX, R10)), "xor rcx,r10;"),
+            (
+                text(|a| a.cmova_mem(R11, Mem::gs(0x70))),
+                "cmova r11,gs:[70h];",
+            ),
             (text(|a| a.or(RAX, RDX)), "or rax,rdx;"),
             (text(|a| a.sub(R11, RSI)), "sub r11,rsi;"),
             (text(|a| a.sub_mem(RAX, Mem::gs(0x70))), "sub rax,gs:[70h];"),

@@ -347,6 +347,7 @@ impl Golden {
             rip: AT,
             page: &page,
             next: None,
+            next_key: 0,
             live: &live_flags,
             view,
             first_site: 0x1000,

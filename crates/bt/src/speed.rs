@@ -45,6 +45,7 @@ fn translation_speed() {
                     rip,
                     page,
                     next: None,
+                    next_key: 0,
                     live: &live_flags,
                     view: View::User,
                     first_site: 0,

@@ -21,6 +21,7 @@ mod shared;
 mod strings;
 mod strings_32;
 
+use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
 
 use crate::area::{Area, TLB_ENTRIES, View};
@@ -117,6 +118,8 @@ pub struct Source<'a> {
     pub next: Option<[u8; 15]>,
     /// What is known of the flags needed in it, in this mode.
     pub live: &'a Liveness,
+    /// The key of that page's first byte ([`crate::targets`]).
+    pub next_key: u64,
     /// Data view of the mode.
     pub view: View,
     /// First site number that is free.
@@ -359,6 +362,10 @@ impl Translator {
             block.asm.count_at(counter);
         }
         let liveness = block.t.switches.liveness;
+        if joined.is_some() {
+            block.live = needed[0] != 0 || !liveness;
+            block.guard_next_page();
+        }
         let mut map = take(&mut spare.output.map);
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {

@@ -306,6 +306,14 @@ impl BtVcpu {
         if site.shadow {
             self.hold_interrupts();
         }
+        if site.vector && only_saves(site.code) {
+            // The area and the host keep what they have; nothing else may run in this step.
+            self.bring_vector_in();
+            self.stats.interpreted += 1;
+            let stop = self.interpret(bus, 1, true);
+            self.vector_outside = stop == Stop::Budget;
+            return (stop != Stop::Budget).then_some(stop);
+        }
         self.step(bus, site.vector)
     }
 
@@ -643,10 +651,11 @@ impl BtVcpu {
         };
         let (second, host, target) = {
             let block = &self.blocks[number as usize];
-            (block.second.is_some(), block.host, block.target)
+            (block.second, block.host, block.target)
         };
         let next = linear.wrapping_add(0x1000);
-        let global = global && (!second || self.interp.cpu().tlb.is_global(Access::Execute, next));
+        let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
+        let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
         // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
@@ -659,6 +668,17 @@ impl BtVcpu {
             area.flush_branches();
         }
         area.levels[view as usize] = level;
+        let tables = &mut area.tables[view as usize];
+        area.branches_used |= 1 << view as u32;
+        if let Some(key) = next_key {
+            // The block looks for it.
+            tables.code[(next >> 12) as usize % CODE_PAGE_ENTRIES] = CodePage {
+                negated_page: (next & !0xfff).wrapping_neg(),
+                key,
+            };
+            self.code_pages.insert(next >> 12);
+            area.note(view, next, next_global);
+        }
         if !self.switches.indirect {
             return Some(number);
         }
@@ -671,16 +691,9 @@ impl BtVcpu {
             negated_page: (linear & !0xfff).wrapping_neg(),
             key: target & !0xfff,
         };
-        if !second {
-            // Whether the page behind fits must be looked at each time.
-            self.targets.insert(target, host);
-        }
-        area.branches_used |= 1 << view as u32;
+        self.targets.insert(target, host);
         area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);
-        if second {
-            self.code_pages.insert(next >> 12);
-        }
         Some(number)
     }
 
@@ -755,12 +768,17 @@ impl BtVcpu {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
             let number = self.blocks.len() as u32;
+            let next_key = match second {
+                Some((at, _)) => self.target(RamOffset(at.0 & !0xfff), key.mode)?,
+                None => 0,
+            };
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &copy.bytes,
                 live: &copy.live,
                 next,
+                next_key,
                 view,
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
@@ -1168,6 +1186,23 @@ fn bar(segment: &Segment) -> u64 {
     } else {
         BARRED
     }
+}
+
+/// True for instructions that read the vector and x87 registers and change none.
+fn only_saves(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Fxsave_m512byte
+            | Code::Fxsave64_m512byte
+            | Code::Xsave_mem
+            | Code::Xsave64_mem
+            | Code::Xsaveopt_mem
+            | Code::Xsaveopt64_mem
+            | Code::Xsavec_mem
+            | Code::Xsavec64_mem
+            | Code::Xsaves_mem
+            | Code::Xsaves64_mem
+    )
 }
 
 /// Where the mode has the view.

@@ -1,7 +1,9 @@
 //! Where a block goes on: linked jumps inside the page, the branch table for all others, and the
 //! poll for interrupts.
 
-use super::{Address, Building, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field, stolen};
+use super::{
+    Address, Building, CODE_PAGE_INDEX, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field, stolen,
+};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
@@ -43,6 +45,29 @@ impl Building<'_, '_> {
         self.asm.mov_imm(R10, site.into());
         let way = self.t.exits.way(view, true);
         self.asm.jmp_to(way);
+    }
+
+    /// Leaves for the dispatcher unless the page behind this one is mapped to where the rest of
+    /// the block's one instruction was read from, in this mode: it has a mapping of its own, which
+    /// nobody looked at on the way here.
+    pub(super) fn guard_next_page(&mut self) {
+        let code = Area::code_table(self.source.view);
+        let borrowed = self.borrow_flags();
+        self.linear(R11, 0x1000);
+        self.asm.rorx(R10, R11, 8);
+        self.asm.and_imm32(R10, CODE_PAGE_INDEX);
+        self.asm.add_mem(R11, Mem::gs_base(R10, code));
+        let elsewhere = self.asm.jcc(NOT_EQUAL);
+        self.asm.mov_imm(R11, self.source.next_key);
+        self.asm.cmp_mem(R11, Mem::gs_base(R10, code + 8));
+        let other = self.asm.jcc(NOT_EQUAL);
+        self.give_back(borrowed);
+        self.slow.push(Slow {
+            holes: vec![elsewhere, other],
+            restore: borrowed,
+            site: NO_SITE,
+            what: SlowPath::Leave(self.source.rip),
+        });
     }
 
     /// True if a block at `target` may be reached by a linked jump: it lies in this page, so it

@@ -10,6 +10,9 @@ use x86::mmu::Access;
 /// The value of [`Area::site`] for a branch without a site.
 pub const NO_SITE: u32 = u32::MAX;
 
+/// The bits of an index in the table of code pages, where [`Asm::rorx`] by eight leaves them.
+pub(super) const CODE_PAGE_INDEX: u32 = (CODE_PAGE_ENTRIES as u32 - 1) << 4;
+
 /// Host addresses of what blocks share.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Exits {
@@ -220,7 +223,7 @@ fn search(asm: &mut Asm, view: View, unknown: u64, ways: Option<[u64; 2]>) -> u6
     // The page's part of the key and the offset in it.
     asm.load(R11, field::rip);
     asm.rorx(R10, R11, 8);
-    asm.and_imm32(R10, (CODE_PAGE_ENTRIES as u32 - 1) << 4);
+    asm.and_imm32(R10, CODE_PAGE_INDEX);
     asm.add_mem(R11, Mem::gs_base(R10, code));
     asm.cmp_imm(R11, 0xfff);
     out.push(asm.jcc(7)); // above

@@ -1,9 +1,9 @@
-//! REP MOVS and REP STOS by the host's own, where everything lies in one page at each end and
-//! goes upwards. Anything else leaves for the interpreter, which goes page by page.
+//! REP MOVS and REP STOS by the host's own, page by page, where they go upwards. Downwards, and
+//! elements across a page's end, are the interpreter's.
 
 use super::{Address, Building, NOT_EQUAL, Restore, Slow, SlowPath, TLB_INDEX, field};
 use crate::area::Area;
-use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RDI, RSI, RSP};
+use crate::emit::{Mem, R10, R11, RAX, RCX, RDI, RSI, RSP};
 use iced_x86::{Code, Instruction};
 use x86::mmu::Access;
 use x86::state::rflags;
@@ -39,53 +39,60 @@ impl Building<'_, '_> {
         self.asm.take_flags(R10);
         self.asm.load(RSP, field::value);
         self.asm.test_imm32(R10, rflags::DF as u32);
-        let mut holes = vec![self.asm.jcc(NOT_EQUAL)];
-        let end = |b: &mut Self, register, access| b.end(register, access, shift, retry, borrowed);
-        holes.push(end(self, RDI, Access::Write));
+        let holes = vec![self.asm.jcc(NOT_EQUAL)];
+        self.end(RDI, Access::Write, shift, retry, borrowed);
         self.asm.store(field::spill, R10);
         if moves {
-            holes.push(end(self, RSI, Access::Read));
-            // The pointers become the host's; R11 and `value` hold what leads back.
-            self.asm.mov(R11, RSI);
-            self.asm.sub(R11, R10);
+            self.asm.store(field::detail, R11);
+            self.end(RSI, Access::Read, shift, retry, borrowed);
+            // No more elements than either page has room for.
+            self.asm.cmp_mem(R11, field::detail);
+            self.asm.cmova_mem(R11, field::detail);
+        }
+        self.asm.cmp(R11, RCX);
+        self.asm.cmova(R11, RCX);
+        // The pointers become the host's; the area holds what leads back, and what is left.
+        self.asm.sub(RCX, R11);
+        self.asm.store(field::detail, RCX);
+        self.asm.mov(RCX, R11);
+        if moves {
+            self.asm.store(field::target, RSI);
+            self.asm.sub_to_mem(field::target, R10);
             self.asm.mov(RSI, R10);
             self.asm.load(R10, field::spill);
-            self.asm.store(field::value, RDI);
-            self.asm.sub_to_mem(field::value, R10);
-            self.asm.mov(RDI, R10);
-            self.asm.rep(i.code());
-            self.asm.lea(RSI, Mem::sum(RSI, R11));
-            self.asm.load(R11, field::value);
-            self.asm.lea(RDI, Mem::sum(RDI, R11));
-            self.give_back(borrowed);
-        } else {
-            self.asm.mov(R11, RDI);
-            self.asm.sub(R11, R10);
-            self.asm.mov(RDI, R10);
-            if borrowed == Restore::Flags {
-                self.asm.mov(R10, RAX);
-                self.asm.load(RAX, field::saved);
-            }
-            self.asm.rep(i.code());
-            self.asm.lea(RDI, Mem::sum(RDI, R11));
-            if borrowed == Restore::Flags {
-                self.asm.mov(RAX, R10);
-                self.give_back(borrowed);
-            }
         }
+        self.asm.store(field::value, RDI);
+        self.asm.sub_to_mem(field::value, R10);
+        self.asm.mov(RDI, R10);
+        if borrowed == Restore::Flags {
+            self.asm.mov(R10, RAX);
+            self.asm.load(RAX, field::saved);
+        }
+        self.asm.rep(i.code());
+        self.asm.load(R11, field::value);
+        self.asm.lea(RDI, Mem::sum(RDI, R11));
+        if moves {
+            self.asm.load(R11, field::target);
+            self.asm.lea(RSI, Mem::sum(RSI, R11));
+        }
+        self.asm.load(RCX, field::detail);
+        if borrowed == Restore::Flags {
+            self.asm.mov(RAX, R10);
+            self.give_back(borrowed);
+        }
+        // The next page, after a look at the pins.
+        let done = self.asm.jrcxz();
+        if !self.shadow {
+            self.poll(i.ip(), self.live);
+        }
+        self.asm.jmp_to(retry);
+        self.asm.bind(done);
         self.bail_after(holes, borrowed);
     }
 
-    /// Checks one end: its place in this process into R10. The hole is for more elements than the
-    /// page has room for.
-    fn end(
-        &mut self,
-        register: u8,
-        access: Access,
-        shift: u8,
-        retry: u64,
-        restore: Restore,
-    ) -> Hole {
+    /// Checks one end: its place in this process into R10, how many elements its page has room for
+    /// into R11.
+    fn end(&mut self, register: u8, access: Access, shift: u8, retry: u64, restore: Restore) {
         let table = match access {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
@@ -109,7 +116,5 @@ impl Building<'_, '_> {
         self.asm.neg(R11);
         self.asm.lea(R11, Mem::base(R11, 4096));
         self.asm.shr(R11, shift);
-        self.asm.cmp(RCX, R11);
-        self.asm.jcc(ABOVE)
     }
 }
