@@ -1,5 +1,7 @@
 //! What the engine remembers of translated code.
 
+#[allow(unused_imports, reason = "the documentation names it")]
+use crate::translate::NO_SITE;
 use iced_x86::Code;
 use mem::RamOffset;
 use x86::mmu::Access;
@@ -54,6 +56,8 @@ pub enum Kind {
         patch: u32,
         /// The displacement that leads to the exit which asks for the link.
         unlinked: i32,
+        /// Another linked jump to the same block ([`Block::incoming`]).
+        next: u32,
     },
 }
 
@@ -62,8 +66,6 @@ pub enum Kind {
 pub struct Block {
     /// What it was translated for.
     pub key: Key,
-    /// Its key in the table of all blocks.
-    pub target: u64,
     /// Host address of its code.
     pub host: u64,
     /// Bytes of host code.
@@ -72,14 +74,15 @@ pub struct Block {
     pub generation: u32,
     /// The page in which its one instruction ends, if that is the next one in the linear space,
     /// and that page's generation. Such a block begins with a look at where that page is mapped.
-    pub second: Option<(RamOffset, u32)>,
+    pub second: Option<Box<(RamOffset, u32)>>,
     /// For each instruction: offset of its host code, offset of its guest code.
-    pub map: Box<[(u32, u16)]>,
+    pub map: Box<[(u16, u16)]>,
     /// Instructions that the code can complete: all, or all but a last one that is left to the
     /// interpreter.
     pub completes: u16,
-    /// Jumps of other blocks that lead here, as site numbers.
-    pub incoming: Vec<u32>,
+    /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
+    /// before; [`NO_SITE`] if there is none.
+    pub incoming: u32,
     /// False after its page was written.
     pub valid: bool,
 }
@@ -87,8 +90,8 @@ pub struct Block {
 impl Block {
     /// Generation of one of its pages, given as its number, when it was translated.
     pub fn generation_in(&self, page: u64) -> u32 {
-        match self.second {
-            Some((second, generation)) if second.0 >> 12 == page => generation,
+        match self.second.as_deref() {
+            Some((second, generation)) if second.0 >> 12 == page => *generation,
             _ => self.generation,
         }
     }
@@ -96,7 +99,7 @@ impl Block {
     /// The guest instruction whose code contains a host address in this block: its RIP relative to
     /// the page.
     pub fn rip_of(&self, host: u64) -> u64 {
-        let offset = (host - self.host) as u32;
+        let offset = (host - self.host) as u16;
         let n = self.map.partition_point(|m| m.0 <= offset);
         let into = self.map.get(n.wrapping_sub(1)).map_or(0, |m| m.1);
         (self.key.at.0 & 0xfff) + u64::from(into)

@@ -4,14 +4,26 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes.
-pub const SIZE: usize = 16 << 20;
+pub const SIZE: usize = 24 << 20;
 
-/// One processor's translated code, filled from the start and emptied whole.
+/// Code that hardly ever runs lies in pieces of this size.
+const PIECE: usize = 256 << 10;
+/// More than a block can have of it.
+const MOST_COLD: usize = 16 << 10;
+
+/// One processor's translated code, emptied whole. Code that runs and code that hardly ever does
+/// (misses, exits) are kept apart, so that what runs is dense: that from the start on, this in pieces
+/// from the end back.
 pub struct CodeCache {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     size: usize,
     used: usize,
+    /// Where the last piece for code that hardly ever runs starts, where the next of that goes, and
+    /// where the piece ends.
+    cold: usize,
+    cold_next: usize,
+    cold_end: usize,
 }
 
 // SAFETY: the mappings belong to this value alone and are reached only through it.
@@ -33,6 +45,9 @@ impl CodeCache {
             executable,
             size,
             used: 0,
+            cold: size,
+            cold_next: size,
+            cold_end: size,
         })
     }
 
@@ -40,9 +55,18 @@ impl CodeCache {
     pub fn next(&self) -> u64 {
         self.executable.as_ptr() as u64 + self.used as u64
     }
+    /// Host address of the next block's code that hardly ever runs.
+    pub fn next_cold(&mut self) -> u64 {
+        if self.cold_end - self.cold_next < MOST_COLD && self.cold >= self.used + PIECE {
+            self.cold_end = self.cold;
+            self.cold -= PIECE;
+            self.cold_next = self.cold;
+        }
+        self.executable.as_ptr() as u64 + self.cold_next as u64
+    }
     /// Bytes in use.
     pub fn used(&self) -> usize {
-        self.used
+        self.used + (self.size - self.cold)
     }
     /// First host address and the one behind the last.
     pub fn range(&self) -> (u64, u64) {
@@ -62,6 +86,7 @@ impl CodeCache {
     /// Forgets everything from `keep` bytes on.
     pub fn truncate(&mut self, keep: usize) {
         self.used = self.used.min(keep);
+        (self.cold, self.cold_next, self.cold_end) = (self.size, self.size, self.size);
     }
 
     /// The code at a host address, for listing.
@@ -74,18 +99,23 @@ impl CodeCache {
         Some(unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), bytes) })
     }
 
-    /// Appends a block made for [`Self::next`]; false if it does not fit.
+    /// Appends a block made for [`Self::next`] and [`Self::next_cold`]; false if it does not fit.
     #[must_use]
-    pub fn append(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() + 16 > self.size - self.used {
+    pub fn append(&mut self, bytes: &[u8], cold: &[u8]) -> bool {
+        let fits = |bytes: &[u8], used, end: usize| bytes.len() + 16 <= end - used;
+        let cold_fits = cold.is_empty() || fits(cold, self.cold_next, self.cold_end);
+        if !fits(bytes, self.used, self.cold) || !cold_fits {
             return false;
         }
-        // SAFETY: the range was just checked to be inside the writable mapping.
-        unsafe {
-            let to = self.writable.as_ptr().add(self.used);
-            core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        for (bytes, used) in [(bytes, &mut self.used), (cold, &mut self.cold_next)] {
+            // SAFETY: the range was just checked to be inside the writable mapping.
+            unsafe {
+                let to = self.writable.as_ptr().add(*used);
+                core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            }
+            *used += bytes.len();
         }
-        self.used = (self.used + bytes.len()).next_multiple_of(16);
+        self.used = self.used.next_multiple_of(16);
         true
     }
 

@@ -543,7 +543,7 @@ impl BtVcpu {
     fn code_of(&self, number: u32) -> Vec<Instruction> {
         let block = &self.blocks[number as usize];
         let bits = block.key.mode as u32 & 0xff;
-        let decode = |m: &(u32, u16)| {
+        let decode = |m: &(u16, u16)| {
             let at = (block.key.at.0 & (PAGE_SIZE - 1)) + u64::from(m.1);
             let bytes: [u8; 15] = core::array::from_fn(|n| self.guest_byte(block, at + n as u64));
             let ip = self.check_start(number).wrapping_add(m.1.into());
@@ -554,7 +554,7 @@ impl BtVcpu {
 
     /// A byte of a block's page or, behind its end, of the next one if the block needs that.
     fn guest_byte(&self, block: &Block, at: u64) -> u8 {
-        let (page, at) = match (at < PAGE_SIZE, block.second) {
+        let (page, at) = match (at < PAGE_SIZE, block.second.as_deref()) {
             (true, _) => (block.key.at.0 & !(PAGE_SIZE - 1), at),
             (false, Some((second, _))) => (second.0, at - PAGE_SIZE),
             (false, None) => return 0,

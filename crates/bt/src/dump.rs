@@ -183,7 +183,7 @@ impl Recorder {
         &mut self,
         dump: Option<&Dump>,
         why: &str,
-        mut code: impl FnMut(u32) -> Option<(&'c [u8], u64, &'c [(u32, u16)])>,
+        mut code: impl FnMut(u32) -> Option<(&'c [u8], u64, &'c [(u16, u16)])>,
     ) {
         self.past = self.totals();
         let mut records = std::mem::take(&mut self.records);
@@ -226,7 +226,7 @@ fn instruction(text: &mut String, decoder: &mut Decoder<'_>) {
 }
 
 /// One block: each guest instruction, and below it the host's.
-fn list(text: &mut String, r: &Record, runs: u64, host: &[u8], at: u64, map: &[(u32, u16)]) {
+fn list(text: &mut String, r: &Record, runs: u64, host: &[u8], at: u64, map: &[(u16, u16)]) {
     let _ = writeln!(
         text,
         "\nblock {:x}, {} bits, ring {}: ran {runs} times, {} guest instructions, {} host bytes at {at:x}",

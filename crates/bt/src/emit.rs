@@ -481,6 +481,14 @@ impl Asm {
             }
         }
     }
+    /// Fills a near hole so that it leads to a host address within 2 GiB.
+    pub fn bind_to(&mut self, hole: Hole, host: u64) {
+        let (Hole::Near(at) | Hole::Short(at)) = hole;
+        debug_assert!(matches!(hole, Hole::Near(_)), "a short jump is too short");
+        let from = self.origin + at as u64 + 4;
+        let distance = host.wrapping_sub(from) as i32;
+        self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
     /// `jmp` to a host address within 2 GiB.
     pub fn jmp_to(&mut self, host: u64) {
         let from = self.here() + 5;

@@ -51,6 +51,7 @@ fn translation_speed() {
                     first_site: 0,
                     origin: 0x7000_0010_0000,
                     cache: 0x7000_0000_0000,
+                    cold: 0x7000_0000_0000 + 0x20_0000,
                     counter: None,
                 };
                 let x = Exec {
@@ -63,7 +64,11 @@ fn translation_speed() {
                 let last = output.map.last().map_or(0, |m| u64::from(m.1));
                 let mut decoder = iced_x86::Decoder::new(64, &page[(rip + last) as usize..], 0);
                 rip += last + decoder.decode().len() as u64;
-                for (sum, n) in counts.iter_mut().zip([1, output.count, output.code.len()]) {
+                for (sum, n) in
+                    counts
+                        .iter_mut()
+                        .zip([1, output.count, output.code.len() + output.cold.len()])
+                {
                     *sum += n;
                 }
             }

@@ -126,6 +126,8 @@ pub struct Source<'a> {
     pub first_site: u32,
     /// Host address for the code.
     pub origin: u64,
+    /// Host address for the code that hardly ever runs.
+    pub cold: u64,
     /// Host address of the code cache.
     pub cache: u64,
     /// Host address of the counter of its executions, if they are counted.
@@ -137,12 +139,14 @@ pub struct Source<'a> {
 pub struct Output {
     /// Host code.
     pub code: Vec<u8>,
+    /// The part of it that hardly ever runs, for [`Source::cold`].
+    pub cold: Vec<u8>,
     /// Its sites, numbered from [`Source::first_site`].
     pub sites: Vec<Site>,
     /// For each of them that is an access, where its check is in the code cache.
     pub retries: Vec<u32>,
     /// As in [`crate::block::Block::map`].
-    pub map: Vec<(u32, u16)>,
+    pub map: Vec<(u16, u16)>,
     /// Guest instructions.
     pub count: usize,
     /// As in [`crate::block::Block::completes`].
@@ -305,6 +309,7 @@ impl Translator {
         let bits = source.view.bits();
         let mut decoder = Decoder::with_ip(bits, bytes, source.rip, x.model.decoder_options());
         let mut spare = core::mem::take(&mut self.spare);
+        self.spare.output.cold = take(&mut spare.output.cold);
         let mut list = take(&mut spare.list);
         list.clear();
         while list.len() < longest && decoder.can_decode() {
@@ -348,6 +353,7 @@ impl Translator {
             t: self,
             source,
             asm: Asm::with_buffer(source.origin, take(&mut spare.output.code)),
+            cold: Vec::new(),
             sites: take(&mut spare.output.sites),
             retries: take(&mut spare.output.retries),
             slow: take(&mut spare.slow),
@@ -369,7 +375,7 @@ impl Translator {
         let mut map = take(&mut spare.output.map);
         let mut done = false;
         for (n, (i, class, at)) in list.iter().enumerate() {
-            map.push((block.asm.bytes.len() as u32, *at as u16));
+            map.push((block.asm.bytes.len() as u16, *at as u16));
             block.rip = i.ip();
             block.code = i.code();
             block.live = needed[n] != 0 || !liveness;
@@ -401,6 +407,7 @@ impl Translator {
         #[cfg_attr(not(test), allow(unused_mut))]
         let Building {
             mut asm,
+            cold,
             sites,
             retries,
             slow,
@@ -421,6 +428,7 @@ impl Translator {
         self.spare = spare;
         Some(Output {
             code: asm.bytes,
+            cold,
             sites,
             retries,
             map,
@@ -455,6 +463,8 @@ enum SlowPath {
     Miss(Address, Access),
     /// Leaves the instruction to the interpreter.
     Interpret,
+    /// Leaves to be linked.
+    Link,
     /// Leaves, to go on at this offset from the page.
     Leave(u64),
 }
@@ -474,6 +484,8 @@ struct Building<'t, 's> {
     t: &'t mut Translator,
     source: &'s Source<'s>,
     asm: Asm,
+    /// See [`Output::cold`].
+    cold: Vec<u8>,
     sites: Vec<Site>,
     retries: Vec<u32>,
     slow: Vec<Slow>,
@@ -871,10 +883,14 @@ impl Building<'_, '_> {
         });
     }
 
+    /// Makes the slow paths, apart from the code that runs.
     fn slow_paths(&mut self) {
+        let buffer = take(&mut self.t.spare.output.cold);
+        let cold = Asm::with_buffer(self.source.cold, buffer);
+        let mut main = core::mem::replace(&mut self.asm, cold);
         for slow in core::mem::take(&mut self.slow) {
             for hole in slow.holes {
-                self.asm.bind(hole);
+                main.bind_to(hole, self.asm.here());
             }
             match slow.restore {
                 Restore::Nothing => {}
@@ -887,6 +903,18 @@ impl Building<'_, '_> {
                     self.t.exits.miss(self.source.view, *access)
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
+                SlowPath::Link => {
+                    let here = self.asm.here();
+                    let site = &mut self.sites[(slow.site - self.source.first_site) as usize];
+                    if let Kind::Link {
+                        patch, unlinked, ..
+                    } = &mut site.kind
+                    {
+                        let from = self.source.cache + u64::from(*patch) + 4;
+                        *unlinked = here.wrapping_sub(from) as i32;
+                    }
+                    self.t.exits.link
+                }
                 SlowPath::Leave(target) => {
                     self.linear(R11, *target);
                     self.asm.jmp_to(self.t.exits.poll);
@@ -896,6 +924,7 @@ impl Building<'_, '_> {
             self.asm.mov_imm(R10, slow.site.into());
             self.asm.jmp_to(exit);
         }
+        self.cold = core::mem::replace(&mut self.asm, main).bytes;
     }
 
     fn memory(&mut self, i: &Instruction) -> bool {

@@ -170,7 +170,7 @@ impl BtVcpu {
         if let Some(map) = &options.perf_map {
             map.name(cache.next(), bytes.len(), "moinho_bt_exits_and_branches");
         }
-        if !cache.append(&bytes) {
+        if !cache.append(&bytes, &[]) {
             return Err("code cache: too small".into());
         }
         let me = Arc::new(Peer {
@@ -204,12 +204,14 @@ impl BtVcpu {
             look_up_exit: exits.look_up,
             cache,
             translator: Translator::new(exits, Box::new(native), options.switches),
-            blocks: Vec::new(),
+            // Room for all that the cache can hold: grown step by step, each of these would leave
+            // its former places behind. The host gives what is used.
+            blocks: Vec::with_capacity(cache::SIZE / 96),
             by_key: Map::default(),
             targets,
             by_page: Map::default(),
-            sites: Vec::new(),
-            retries: Vec::new(),
+            sites: Vec::with_capacity(cache::SIZE / 24),
+            retries: Vec::with_capacity(cache::SIZE / 24),
             vector_outside: false,
             user_segments: UserSegments::default(),
             image: Box::new(FxImage([0; 64])),
@@ -581,24 +583,32 @@ impl BtVcpu {
             return;
         }
         self.stats.dropped += 1;
-        let (target, host) = (block.target, block.host);
-        for site in std::mem::take(&mut block.incoming) {
-            // Back to the exit that asks to be linked, which follows the site's own block.
-            if let Kind::Link {
-                patch, unlinked, ..
+        let (key, host) = (block.key, block.host);
+        let mut site = std::mem::replace(&mut block.incoming, NO_SITE);
+        while site != NO_SITE {
+            // Back to the exit that asks to be linked.
+            let Kind::Link {
+                patch,
+                unlinked,
+                next,
+                ..
             } = self.sites[site as usize].kind
-            {
-                let patch = self.cache.range().0 + u64::from(patch);
-                // The code of a block that was dropped is no longer its own.
-                if self.block_at(patch).is_some_and(|from| from.valid) {
-                    self.cache.patch(patch, unlinked);
-                }
+            else {
+                break;
+            };
+            site = next;
+            let patch = self.cache.range().0 + u64::from(patch);
+            // The code of a block that was dropped is no longer its own.
+            if self.block_at(patch).is_some_and(|from| from.valid) {
+                self.cache.patch(patch, unlinked);
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
         self.cache.redirect(host, self.look_up_exit);
-        self.by_key.remove(&target);
-        self.targets.remove(target);
+        if let Some(target) = self.target(key.at, key.mode) {
+            self.by_key.remove(&target);
+            self.targets.remove(target);
+        }
     }
 
     fn empty_cache(&mut self) {
@@ -644,14 +654,16 @@ impl BtVcpu {
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
         let known = self.by_key.get(&target).copied();
-        let number = match known.map(|n| (n, self.blocks[n as usize].second)) {
+        let number = match known.map(|n| (n, self.blocks[n as usize].second.as_deref().copied())) {
             Some((number, None)) => number,
             Some((number, Some((second, _)))) if self.second_page(bus, linear)? == second => number,
             _ => self.translate(bus, key, view, linear)?,
         };
-        let (second, host, target) = {
+        // Emptying the cache has forgotten the numbers of the modes.
+        let target = self.target(at, mode)?;
+        let (second, host) = {
             let block = &self.blocks[number as usize];
-            (block.second, block.host, block.target)
+            (block.second.as_deref().copied(), block.host)
         };
         let next = linear.wrapping_add(0x1000);
         let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
@@ -782,6 +794,7 @@ impl BtVcpu {
                 view,
                 first_site: self.sites.len() as u32,
                 origin: self.cache.next(),
+                cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
                 counter: self.recorder.as_mut().map(|r| r.counter(number)),
             };
@@ -790,7 +803,7 @@ impl BtVcpu {
                 bus: &mut *bus,
             };
             let output = self.translator.block(&x, &source)?;
-            if !self.cache.append(&output.code) {
+            if !self.cache.append(&output.code, &output.cold) {
                 self.empty_cache();
                 continue;
             }
@@ -804,19 +817,18 @@ impl BtVcpu {
             }
             self.stats.blocks += 1;
             self.stats.translated += output.count as u64;
-            self.stats.host_bytes += output.code.len() as u64;
+            self.stats.host_bytes += (output.code.len() + output.cold.len()) as u64;
             self.sites.extend_from_slice(&output.sites);
             self.retries.extend_from_slice(&output.retries);
             self.blocks.push(Block {
                 key,
-                target,
                 host: source.origin,
                 size: output.code.len() as u32,
                 generation,
-                second,
+                second: second.map(Box::new),
                 map: output.map.as_slice().into(),
                 completes: output.completes as u16,
-                incoming: Vec::new(),
+                incoming: NO_SITE,
                 valid: true,
             });
             self.translator.recycle(output);
@@ -921,7 +933,10 @@ impl BtVcpu {
                     let fixed = fixed && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         let to = &mut self.blocks[block as usize];
-                        to.incoming.push(number);
+                        let before = std::mem::replace(&mut to.incoming, number);
+                        if let Kind::Link { next, .. } = &mut self.sites[number as usize].kind {
+                            *next = before;
+                        }
                         self.cache
                             .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
                         self.stats.links += 1;

@@ -63,15 +63,14 @@ impl HostStats {
     pub fn now(guest_ram: u64) -> HostStats {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let rss_kib = field_kib(&status, "VmRSS:");
-        let guest_ram_kib = fs::read_to_string("/proc/self/smaps")
-            .map(|smaps| resident_kib(&smaps, guest_ram / 1024))
-            .unwrap_or_default();
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let guest_ram_kib = resident_kib(&smaps, guest_ram / 1024);
         HostStats {
             cpu_s: fs::read_to_string("/proc/self/stat").map_or(0.0, |stat| cpu_s(&stat)),
             rss_kib,
             peak_rss_kib: field_kib(&status, "VmHWM:"),
             guest_ram_kib,
-            overhead_kib: rss_kib.saturating_sub(guest_ram_kib),
+            overhead_kib: share_kib(&smaps).saturating_sub(guest_ram_kib),
         }
     }
 }
@@ -89,6 +88,13 @@ fn cpu_s(stat: &str) -> f64 {
     let fields: Vec<&str> = after.split_whitespace().collect();
     let ticks = |n: usize| -> f64 { fields.get(n).and_then(|f| f.parse().ok()).unwrap_or(0.0) };
     (ticks(11) + ticks(12)) / USER_HZ
+}
+
+/// The process's share of the memory it has mapped: a page that is mapped twice, as the
+/// translator's code is, is one page, which VmRSS counts twice.
+fn share_kib(smaps: &str) -> u64 {
+    let shares = smaps.lines().filter(|line| line.starts_with("Pss:"));
+    shares.map(|line| field_kib(line, "Pss:")).sum()
 }
 
 /// The resident part of the smallest mapping that can hold the guest's RAM.

@@ -102,16 +102,19 @@ impl Building<'_, '_> {
     pub(super) fn link(&mut self, hole: Hole, target: u64) {
         let (Hole::Near(at) | Hole::Short(at)) = hole;
         let patch = self.asm.origin + at as u64;
-        let unlinked = self.asm.here().wrapping_sub(patch + 4) as i32;
         let site = self.site(Kind::Link {
             target: target as u16,
             patch: (patch - self.source.cache) as u32,
-            unlinked,
+            // Not known before the slow paths are made.
+            unlinked: 0,
+            next: NO_SITE,
         });
-        self.asm.bind(hole);
-        self.asm.mov_imm(R10, site.into());
-        let exit = self.t.exits.link;
-        self.asm.jmp_to(exit);
+        self.slow.push(Slow {
+            holes: vec![hole],
+            restore: Restore::Nothing,
+            site,
+            what: SlowPath::Link,
+        });
     }
 
     /// Leaves, to go on at `target`, if pins are up; `live`: flags are needed there.
