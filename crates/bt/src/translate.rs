@@ -573,7 +573,11 @@ impl Building<'_, '_> {
         }
         match class {
             // The last two are classes of 32-bit code only, which was dealt with.
-            Class::Interpret | Class::String | Class::Loop => return self.interpret(),
+            Class::Interpret | Class::String => return self.interpret(),
+            Class::Loop => {
+                self.count(i);
+                return true;
+            }
             Class::Nothing => {}
             Class::Plain => return self.plain(i, bytes),
             Class::Lea => return self.lea(i, bytes),

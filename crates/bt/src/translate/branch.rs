@@ -2,12 +2,13 @@
 //! poll for interrupts.
 
 use super::{
-    Address, Building, CODE_PAGE_INDEX, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field, stolen,
+    Address, Building, CODE_PAGE_INDEX, EQUAL, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field,
+    stolen,
 };
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use x86::mmu::Access;
 
 impl Building<'_, '_> {
@@ -141,6 +142,54 @@ impl Building<'_, '_> {
             site: NO_SITE,
             what: SlowPath::Leave(target),
         });
+    }
+
+    /// Jumps if RCX is zero, or ECX.
+    pub(super) fn jump_on_zero(&mut self, wide: bool) -> Hole {
+        if !wide {
+            self.asm.raw(&[0x67]);
+        }
+        // Over a short jump over the near one.
+        self.asm.raw(&[0xe3, 2, 0xeb, 5]);
+        self.asm.jmp()
+    }
+
+    /// LOOP, LOOPE, LOOPNE, JRCXZ, JECXZ.
+    pub(super) fn count(&mut self, i: &Instruction) {
+        let (next, taken) = (self.after.next != 0, self.after.taken != 0);
+        let wide = matches!(
+            i.code(),
+            Code::Jrcxz_rel8_64
+                | Code::Loop_rel8_64_RCX
+                | Code::Loope_rel8_64_RCX
+                | Code::Loopne_rel8_64_RCX
+        );
+        if matches!(
+            i.code(),
+            Code::Jrcxz_rel8_64 | Code::Jecxz_rel8_64 | Code::Jecxz_rel8_32
+        ) {
+            let zero = self.jump_on_zero(wide);
+            self.go(i.next_ip(), next);
+            self.asm.bind(zero);
+            self.go(i.near_branch_target(), taken);
+            return;
+        }
+        if wide {
+            self.asm.lea(RCX, Mem::base(RCX, -1));
+        } else {
+            self.asm.lea32(RCX, Mem::base(RCX, -1));
+        }
+        let mut out = vec![self.jump_on_zero(wide)];
+        match i.mnemonic() {
+            Mnemonic::Loope => out.push(self.asm.jcc(NOT_EQUAL)),
+            Mnemonic::Loopne => out.push(self.asm.jcc(EQUAL)),
+            _ => {}
+        }
+        self.go(i.near_branch_target(), taken);
+        for hole in out {
+            self.asm.bind(hole);
+        }
+        self.go(i.next_ip(), next);
     }
 
     pub(super) fn conditional(&mut self, i: &Instruction) {

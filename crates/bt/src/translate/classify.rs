@@ -32,6 +32,18 @@ impl Translator {
             FlowControl::ConditionalBranch if i.is_jcc_short_or_near() => {
                 return Class::Conditional;
             }
+            FlowControl::ConditionalBranch
+                if matches!(
+                    i.code(),
+                    Code::Jrcxz_rel8_64
+                        | Code::Jecxz_rel8_64
+                        | Code::Loop_rel8_64_RCX
+                        | Code::Loope_rel8_64_RCX
+                        | Code::Loopne_rel8_64_RCX
+                ) =>
+            {
+                return Class::Loop;
+            }
             FlowControl::Call if i.is_call_near() => return Class::Call,
             FlowControl::IndirectBranch if i.code() == Code::Jmp_rm64 => {
                 return Class::JumpIndirect;

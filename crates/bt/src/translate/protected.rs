@@ -166,7 +166,7 @@ impl Building<'_, '_> {
             Class::BitString => return Some(self.bit_string_32(i)),
             Class::String => self.string_32(i),
             Class::Loop => {
-                self.count_32(i);
+                self.count(i);
                 return Some(true);
             }
             Class::Push => self.push_32(i),

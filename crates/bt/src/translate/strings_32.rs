@@ -6,7 +6,7 @@
 //! they go upwards to a page's end at most, and then again.
 
 use super::{Address, Building, Class, EQUAL, NOT_EQUAL, field};
-use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RSI, RSP};
+use crate::emit::{Mem, R10, R11, RAX, RCX, RSI, RSP};
 use iced_x86::{Code, Instruction, OpKind, Register};
 use x86::mmu::Access;
 use x86::state::rflags;
@@ -173,7 +173,7 @@ impl Building<'_, '_> {
             false => (1 << shift, Access::Write),
         };
         // Without a single element the flags stay as they are.
-        let none = self.jecxz();
+        let none = self.jump_on_zero(false);
         let live = self.live;
         self.live &= !tests;
         self.upwards();
@@ -233,7 +233,7 @@ impl Building<'_, '_> {
             };
             done.push(self.asm.jcc(stops));
         }
-        done.push(self.jecxz());
+        done.push(self.jump_on_zero(false));
         self.go(i.ip(), true);
         for hole in done {
             self.asm.bind(hole);
@@ -256,35 +256,5 @@ impl Building<'_, '_> {
         self.bail(vec![down]);
         self.asm.bind(up);
         self.asm.mov(RCX, R11);
-    }
-
-    /// Jumps if ECX is zero.
-    fn jecxz(&mut self) -> Hole {
-        self.asm.raw(&[0x67, 0xe3, 2, 0xeb, 5]);
-        self.asm.jmp()
-    }
-
-    /// LOOP, LOOPE, LOOPNE, JECXZ.
-    pub(super) fn count_32(&mut self, i: &Instruction) {
-        let (next, taken) = (self.after.next != 0, self.after.taken != 0);
-        if i.code() == Code::Jecxz_rel8_32 {
-            let zero = self.jecxz();
-            self.go(i.next_ip(), next);
-            self.asm.bind(zero);
-            self.go(i.near_branch_target(), taken);
-            return;
-        }
-        self.asm.lea32(RCX, Mem::base(RCX, -1));
-        let mut out = vec![self.jecxz()];
-        match i.code() {
-            Code::Loope_rel8_32_ECX => out.push(self.asm.jcc(NOT_EQUAL)),
-            Code::Loopne_rel8_32_ECX => out.push(self.asm.jcc(EQUAL)),
-            _ => {}
-        }
-        self.go(i.near_branch_target(), taken);
-        for hole in out {
-            self.asm.bind(hole);
-        }
-        self.go(i.next_ip(), next);
     }
 }
