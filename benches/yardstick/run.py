@@ -258,7 +258,7 @@ def main():
     p.add_argument("--systems", default="native,tcg,bt", help="of native, tcg, bt, interp, kvm")
     p.add_argument("--jobs", default="", help="comma-separated; all without it")
     p.add_argument("--repeat", type=int, default=1)
-    p.add_argument("--cpu-model", default="", help="of Moinho; its default without it")
+    p.add_argument("--cpu-model", default="x86-64-v3", help="of Moinho; TCG has -cpu max")
     p.add_argument("--moinho", default=str(HERE.parents[1] / "target/release/moinho"))
     p.add_argument("--moinho-args", default="", help="more options for moinho run")
     p.add_argument("--append", default="", help="more of the kernel's command line")

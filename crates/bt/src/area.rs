@@ -20,7 +20,7 @@ pub fn other_tlb_slot(linear: u64) -> usize {
     tlb_slot(linear) ^ (((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES) | 1)
 }
 /// Entries of each indirect-branch table.
-pub const BRANCH_ENTRIES: usize = 2048;
+pub const BRANCH_ENTRIES: usize = 4096;
 /// Entries of each table of code pages.
 pub const CODE_PAGE_ENTRIES: usize = 1024;
 
@@ -58,6 +58,19 @@ pub struct BranchEntry {
     pub negated_rip: u64,
     /// Host address of its block.
     pub host: u64,
+    /// The RIP's page.
+    pub page: u64,
+}
+
+impl BranchEntry {
+    /// The way from a RIP to a block.
+    pub fn new(rip: u64, host: u64) -> BranchEntry {
+        BranchEntry {
+            negated_rip: rip.wrapping_neg(),
+            host,
+            page: rip & !0xfff,
+        }
+    }
 }
 
 /// An entry of the table of code pages: what of a block's key ([`crate::targets`]) the page and
@@ -175,8 +188,6 @@ pub struct Area {
     pub targets: u64,
     /// Factor of that table's hash.
     pub hash: u64,
-    /// The bits of an address inside a page, for PEXT.
-    pub offset_mask: u64,
     /// Address of the processor's input pins ([`x86::Signals`]).
     pub pins: u64,
     /// The pins that end translated code at the next poll.
@@ -396,7 +407,6 @@ impl Area {
         area.pins = pins;
         area.targets = targets;
         area.hash = crate::targets::HASH;
-        area.offset_mask = 0xfff;
         area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
         area.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
         area.page_mask = !0xfff;
@@ -442,10 +452,7 @@ impl Tables {
     /// Empties the branch table and that of code pages. An entry of zeroes matches nothing in any
     /// slot but the first; the first gets an address that belongs to the second.
     pub fn flush_branches(&mut self) {
-        self.branch.fill(BranchEntry {
-            negated_rip: 0,
-            host: 0,
-        });
+        self.branch.fill(BranchEntry::new(0, 0));
         // Not the next slot's: what pins that are up add to the sum would make RIP 0 a hit.
         self.branch[0].negated_rip = ((BRANCH_ENTRIES as u64 / 2) << BRANCH_SHIFT).wrapping_neg();
         self.code.fill(CodePage {

@@ -142,6 +142,8 @@ impl BtVcpu {
     pub(crate) fn check(&mut self) {
         // Areas of other address spaces are made after this one.
         self.area.pins = RAISED.as_ptr() as u64;
+        // All ways out of a block must see them.
+        self.translator.switches.forward = false;
         self.check = Some(Box::new(Check {
             rehearsal: Rehearsal::default(),
             block: 0,
@@ -949,10 +951,8 @@ mod tests {
         rig.vcpu.keep_up();
         // What was translated last, promised for the start.
         let wrong = rig.vcpu.blocks.last().unwrap().host;
-        rig.vcpu.area.tables[View::Kernel as usize].branch[branch_slot(CODE)] = BranchEntry {
-            negated_rip: CODE.wrapping_neg(),
-            host: wrong,
-        };
+        let table = &mut rig.vcpu.area.tables[View::Kernel as usize].branch;
+        table[branch_slot(CODE)] = BranchEntry::new(CODE, wrong);
         rig.caught(&["branch table"]);
     }
 

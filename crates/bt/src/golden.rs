@@ -316,7 +316,7 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn new(ring: u8) -> Golden {
-        let (exits, _) = exits(ORIGIN, LEAVE, None);
+        let (exits, _) = exits(ORIGIN, LEAVE, None, &Switches::default());
         Golden {
             vcpu: processor(ring),
             translator: Translator::new(exits, Box::new(|_| true), Switches::default()),

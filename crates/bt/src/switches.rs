@@ -40,6 +40,10 @@ switches! {
     chain = "chain";
     /// lets branches between pages find their block without the dispatcher
     indirect = "indirect";
+    /// looks at the pins only where a branch goes back or is indirect
+    forward = "forward";
+    /// gives each page a second place in the software TLB
+    second_place = "second-place";
     /// looks ahead for which flags are still needed
     liveness = "liveness";
     /// checks accesses by a shorter sequence where flags are dead

@@ -73,7 +73,6 @@ mod field {
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
     pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
-    pub const OFFSET_MASK: i32 = offset_of!(Area, offset_mask) as i32;
     pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
     pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
     pub const VALUE: i32 = offset_of!(Area, value) as i32;
@@ -243,7 +242,7 @@ pub struct Translator {
     info: InstructionInfoFactory,
     encoder: Encoder,
     native: Box<dyn Fn(CpuidFeature) -> bool + Send>,
-    switches: Switches,
+    pub(crate) switches: Switches,
     /// Vectors of the last block, to be used again.
     spare: Spare,
     /// How an instruction uses its memory operand, by its code.

@@ -166,7 +166,8 @@ impl BtVcpu {
         let mut cache = CodeCache::new(cache::SIZE, options.perf_map.is_some())?;
         let recorder = options.counts().then(Recorder::default);
         let ways = recorder.as_ref().map(Recorder::ways);
-        let (exits, bytes) = exits(cache.next(), entry::leave_address(), ways);
+        let leave = entry::leave_address();
+        let (exits, bytes) = exits(cache.next(), leave, ways, &options.switches);
         if let Some(map) = &options.perf_map {
             map.name(cache.next(), bytes.len(), "moinho_bt_exits_and_branches");
         }
@@ -695,10 +696,7 @@ impl BtVcpu {
             return Some(number);
         }
         let tables = &mut area.tables[view as usize];
-        tables.branch[branch_slot(linear)] = BranchEntry {
-            negated_rip: linear.wrapping_neg(),
-            host,
-        };
+        tables.branch[branch_slot(linear)] = BranchEntry::new(linear, host);
         tables.code[(linear >> 12) as usize % CODE_PAGE_ENTRIES] = CodePage {
             negated_page: (linear & !0xfff).wrapping_neg(),
             key: target & !0xfff,

@@ -1,6 +1,7 @@
 //! Where a block goes on: linked jumps inside the page, the branch table for all others, and the
 //! poll for interrupts.
 
+use super::shared::Way;
 use super::{
     Address, Building, CODE_PAGE_INDEX, EQUAL, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field,
     stolen,
@@ -35,7 +36,7 @@ impl Building<'_, '_> {
 
     /// Goes on at the RIP in R11 in a view, without touching flags.
     pub(super) fn indirect(&mut self, view: View) {
-        let way = self.t.exits.way(view, false);
+        let way = self.t.exits.way(view, Way::Any);
         self.asm.jmp_to(way);
     }
 
@@ -44,7 +45,7 @@ impl Building<'_, '_> {
     pub(super) fn indirect_from(&mut self, view: View, moved: i32) {
         let site = self.site(Kind::Branch { moved });
         self.asm.mov_imm(R10, site.into());
-        let way = self.t.exits.way(view, true);
+        let way = self.t.exits.way(view, Way::Indirect);
         self.asm.jmp_to(way);
     }
 
@@ -89,7 +90,11 @@ impl Building<'_, '_> {
     pub(super) fn go(&mut self, target: u64, live: bool) {
         if !self.is_near(target) {
             self.linear(R11, target);
-            self.indirect(self.source.view);
+            let forward = target as i64 > self.rip as i64 && !self.shadow;
+            let forward = forward && self.t.switches.forward;
+            let way = if forward { Way::Forward } else { Way::Any };
+            let way = self.t.exits.way(self.source.view, way);
+            self.asm.jmp_to(way);
             return;
         }
         if target <= self.rip || self.shadow {

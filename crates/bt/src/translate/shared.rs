@@ -2,8 +2,9 @@
 //! a branch from a linear address to the block there.
 
 use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
-use crate::area::{Area, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
+use crate::area::{Area, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
 use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
+use crate::switches::Switches;
 use crate::targets;
 use x86::mmu::Access;
 
@@ -27,10 +28,8 @@ pub struct Exits {
     pub look_up: u64,
     /// As `look_up`, with the target in R11.
     pub(super) poll: u64,
-    /// Goes on at the linear address in R11, for each view.
-    go: [u64; VIEWS],
-    /// The same, by an indirect branch whose site is in R10.
-    branch: [u64; VIEWS],
+    /// Goes on at the linear address in R11, for each view and each [`Way`].
+    ways: [[u64; 3]; VIEWS],
     /// Where the signal handler resumes.
     pub fault: u64,
 }
@@ -41,19 +40,31 @@ impl Exits {
         self.miss[view as usize][usize::from(access == Access::Write)]
     }
 
-    /// The way to the block at the linear address in R11; `indirect`: the site is in R10.
-    pub(super) fn way(&self, view: View, indirect: bool) -> u64 {
-        if indirect {
-            self.branch[view as usize]
-        } else {
-            self.go[view as usize]
-        }
+    /// The way to the block at the linear address in R11.
+    pub(super) fn way(&self, view: View, way: Way) -> u64 {
+        self.ways[view as usize][way as usize]
     }
+}
+
+/// Kinds of ways to another block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Any.
+    Any,
+    /// To a higher address: no loop has these alone, so that nobody looks at the pins here.
+    Forward,
+    /// By an indirect branch, whose site is in R10.
+    Indirect,
 }
 
 /// Makes what blocks share. `ways`: host addresses of counters, of branches that look into a
 /// branch table and of those that then search all blocks.
-pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>) {
+pub fn exits(
+    origin: u64,
+    leave: u64,
+    ways: Option<[u64; 2]>,
+    switches: &Switches,
+) -> (Exits, Vec<u8>) {
     let mut asm = Asm::new(origin);
     let mut one = |why: i32, stores: &[(Mem, u8)]| {
         let at = asm.here();
@@ -75,16 +86,20 @@ pub fn exits(origin: u64, leave: u64, ways: Option<[u64; 2]>) -> (Exits, Vec<u8>
     };
     let unknown = one(reason::BRANCH, &[]);
     let missing = one(reason::MISS, &[]);
+    let missed = one(reason::MISS, &[(field::detail, R11), (field::site, R10)]);
     for view in View::ALL {
         let tables = [Area::read_table(view), Area::write_table(view)];
-        exits.miss[view as usize] = tables.map(|table| second_place(&mut asm, table, missing));
+        exits.miss[view as usize] = if switches.second_place {
+            tables.map(|table| second_place(&mut asm, table, missing))
+        } else {
+            [missed; 2]
+        };
         let search = search(&mut asm, view, unknown, ways);
-        exits.branch[view as usize] = asm.here();
-        asm.store(field::site, R10);
-        table(&mut asm, view, search, ways);
-        exits.go[view as usize] = asm.here();
-        asm.store_imm(field::site, NO_SITE as i32);
-        table(&mut asm, view, search, ways);
+        exits.ways[view as usize] = [Way::Any, Way::Forward, Way::Indirect].map(|way| {
+            let start = asm.here();
+            table(&mut asm, view, way, search, ways);
+            start
+        });
     }
     (exits, asm.bytes)
 }
@@ -160,48 +175,60 @@ fn first_and_second(asm: &mut Asm, first: u8, second: u8) {
 
 /// Jumps by the view's branch table to the linear address in R11, without touching flags; to
 /// `search` with the address in [`Area::rip`] and RCX in [`Area::spill`] if the table does not
-/// know it or the pins want attention.
-fn table(asm: &mut Asm, view: View, search: u64, ways: Option<[u64; 2]>) {
+/// know it or, unless the way is forward, the pins want attention.
+fn table(asm: &mut Asm, view: View, way: Way, search: u64, ways: Option<[u64; 2]>) {
     let table = Area::branch_table(view);
+    if way == Way::Indirect {
+        asm.store(field::site, R10);
+    }
     asm.store(field::rip, R11);
     if let Some([looks, _]) = ways {
         asm.count_at(looks);
         asm.load(R11, field::rip);
     }
     asm.store(field::spill, RCX);
-    asm.pext_gs(R10, R11, field::BRANCH_MASK);
-    asm.lea(R10, Mem::sum(R10, R10));
+    branch_index(asm);
     asm.load(RCX, Mem::gs_index8(R10, table));
     asm.lea(RCX, Mem::sum(RCX, R11));
-    // Pins that are up make the sum wrong: added eightfold they are a small multiple of eight,
-    // and the difference of two RIPs in one slot is less than eight or more than the table.
-    asm.load(R11, field::pins);
-    asm.load32(R11, Mem::base(R11, 0));
-    asm.pext_gs(R11, R11, field::PIN_MASK);
-    let sum = Mem {
-        base: Some(RCX),
-        index: Some((R11, 3)),
-        disp: 0,
-        gs: false,
-    };
-    asm.lea(RCX, sum);
+    if way != Way::Forward {
+        // Pins that are up make the sum wrong: added eightfold they are a small multiple of
+        // eight, and the difference of two RIPs in one slot is less than eight or more than the
+        // table.
+        asm.load(R11, field::pins);
+        asm.load32(R11, Mem::base(R11, 0));
+        asm.pext_gs(R11, R11, field::PIN_MASK);
+        let sum = Mem {
+            base: Some(RCX),
+            index: Some((R11, 3)),
+            disp: 0,
+            gs: false,
+        };
+        asm.lea(RCX, sum);
+    }
     let hit = asm.jrcxz();
+    if way != Way::Indirect {
+        asm.store_imm(field::site, NO_SITE as i32);
+    }
     asm.jmp_to(search);
     asm.bind(hit);
-    // The page that the code says is its own: the address less its offset, without flags.
-    asm.load(RCX, field::rip);
-    asm.pext_gs(R11, RCX, field::OFFSET_MASK);
-    asm.not(R11);
-    let page = Mem {
-        base: Some(RCX),
-        index: Some((R11, 0)),
-        disp: 1,
-        gs: false,
-    };
-    asm.lea(R11, page);
+    // The page that the code says is its own.
+    asm.load(R11, Mem::gs_index8(R10, table + 16));
     asm.store(field::page, R11);
     asm.load(RCX, field::spill);
     asm.jmp_mem(Mem::gs_index8(R10, table + 8));
+}
+
+/// From the RIP in R11 the index in a branch table, in eighths of it, into R10.
+fn branch_index(asm: &mut Asm) {
+    const { assert!(size_of::<BranchEntry>() == 24) };
+    asm.pext_gs(R10, R11, field::BRANCH_MASK);
+    let triple = Mem {
+        base: Some(R10),
+        index: Some((R10, 1)),
+        disp: 0,
+        gs: false,
+    };
+    asm.lea(R10, triple);
 }
 
 /// Finds the block by the tables of code pages and of all blocks, enters it in the branch table
@@ -246,13 +273,13 @@ fn search(asm: &mut Asm, view: View, unknown: u64, ways: Option<[u64; 2]>) -> u6
     asm.load(RCX, Mem::base(RCX, 8));
     asm.store(field::target, RCX);
     asm.load(R11, field::rip);
-    asm.pext_gs(R10, R11, field::BRANCH_MASK);
-    asm.shl(R10, 4);
-    asm.store(Mem::gs_base(R10, table + 8), RCX);
+    branch_index(asm);
+    asm.store(Mem::gs_index8(R10, table + 8), RCX);
     asm.mov(RCX, R11);
     asm.neg(RCX);
-    asm.store(Mem::gs_base(R10, table), RCX);
+    asm.store(Mem::gs_index8(R10, table), RCX);
     asm.and_page(R11);
+    asm.store(Mem::gs_index8(R10, table + 16), R11);
     asm.store(field::page, R11);
     asm.give_lahf();
     asm.load(RAX, field::saved);
