@@ -1,0 +1,298 @@
+//! Into translated code with the state and out again: what each exit asks for, and the software
+//! TLB's misses.
+
+use super::{BtVcpu, HOST_FLAGS, bar, broken, user_selectors, view};
+use crate::area::{TlbEntry, enter_page};
+use crate::block::Kind;
+use crate::entry;
+use crate::translate::{NO_SITE, reason};
+use std::sync::atomic::Ordering;
+use x86::exec::{Exec, attention};
+use x86::flags::Flags;
+use x86::mmu::{Access, Rights};
+use x86::state::{Attributes, Segment, efer, rflags, seg};
+use x86::{Bus, Signals, Stop};
+
+impl BtVcpu {
+    /// Runs translated code from a host address until it needs something.
+    pub(super) fn execute(&mut self, bus: &mut dyn Bus, mut host: u64) -> Option<Stop> {
+        self.send_vector_out();
+        // Every block reached without a branch by the table lies in this page.
+        let page = self.interp.cpu().s.rip & !0xfff;
+        self.area.page = page;
+        let mut shadow = false;
+        loop {
+            self.me.inside.store(true, Ordering::SeqCst);
+            if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
+                let dropped = self.stats.dropped;
+                self.keep_up();
+                if self.stats.dropped != dropped {
+                    // The block at `host` may be one of them, and its beginning no longer its own.
+                    self.me.inside.store(false, Ordering::SeqCst);
+                    if shadow {
+                        self.hold_interrupts();
+                    }
+                    return None;
+                }
+            }
+            self.enter(host);
+            self.me.inside.store(false, Ordering::SeqCst);
+            let cpu = self.interp.cpu();
+            let area = &*self.area;
+            if let Some(count) = self.stats.exits.get_mut(area.reason as usize) {
+                *count += 1;
+            }
+            match area.reason as i32 {
+                reason::LOOK_UP => {
+                    cpu.s.rip = area.rip;
+                    self.stats.branch_misses += 1;
+                    return None;
+                }
+                reason::BRANCH => {
+                    self.stats.branch_misses += 1;
+                    if area.site as u32 != NO_SITE && !x86::mmu::is_canonical(area.rip) {
+                        // The branch itself faults, not the fetch behind it.
+                        let site = self.sites[area.site as usize];
+                        let Kind::Branch { moved } = site.kind else {
+                            return Some(broken("a branch exit without a branch"));
+                        };
+                        cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_sub(moved as u64);
+                        cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                        return self.step(bus, site.vector);
+                    }
+                    cpu.s.rip = area.rip;
+                    return None;
+                }
+                reason::INTERPRET => {
+                    let site = self.sites[area.site as usize];
+                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                    self.by_code.entry(site.code as u64).or_default()[0] += 1;
+                    return self.step_at(bus, &site);
+                }
+                reason::LINK => {
+                    let number = area.site as u32;
+                    let Kind::Link { target, patch, .. } = self.sites[number as usize].kind else {
+                        return Some(broken("a link exit without a link"));
+                    };
+                    cpu.s.rip = area.page.wrapping_add(target.into());
+                    if self.check.is_some() {
+                        return None;
+                    }
+                    let patch = self.cache.range().0 + u64::from(patch);
+                    let emptied = self.stats.emptied;
+                    let block = self.find(bus)?;
+                    // The block that jumps may have gone with the whole cache. And the page may be
+                    // mapped elsewhere by now, without a flush yet: then the two do not belong
+                    // together for good.
+                    let fixed = self.blocks[block as usize].second.is_none();
+                    let fixed = fixed && self.switches.chain;
+                    if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
+                        let to = &mut self.blocks[block as usize];
+                        let before = std::mem::replace(&mut to.incoming, number);
+                        if let Kind::Link { next, .. } = &mut self.sites[number as usize].kind {
+                            *next = before;
+                        }
+                        self.cache
+                            .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
+                        self.stats.links += 1;
+                    }
+                    shadow = false;
+                    host = self.blocks[block as usize].host;
+                }
+                reason::MISS => {
+                    let number = area.site as usize;
+                    let site = self.sites[number];
+                    let linear = area.detail;
+                    let Kind::Access { access, size } = site.kind else {
+                        return Some(broken("a miss exit without an access"));
+                    };
+                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                    if !self.fill(bus, linear, access, size) {
+                        self.stats.slow_accesses += 1;
+                        self.by_code.entry(site.code as u64).or_default()[1] += 1;
+                        return self.step_at(bus, &site);
+                    }
+                    shadow = site.shadow;
+                    host = self.cache.range().0 + u64::from(self.retries[number]);
+                }
+                reason::FAULT => {
+                    let at = area.detail;
+                    self.stats.faults += 1;
+                    let Some(block) = self.block_at(at) else {
+                        return Some(broken("a host fault outside any block"));
+                    };
+                    let rip = self.area.page.wrapping_add(block.rip_of(at));
+                    self.interp.cpu().s.rip = rip;
+                    // The fault comes before any event: the instruction may stand behind STI.
+                    self.bring_vector_in();
+                    return match self.interpret(bus, 1, true) {
+                        Stop::Budget => None,
+                        other => Some(other),
+                    };
+                }
+                other => return Some(broken(&format!("exit reason {other}"))),
+            }
+        }
+    }
+
+    /// Enters translated code with the state, and takes the state over when it is left.
+    pub(super) fn enter(&mut self, host: u64) {
+        let mask = self.pin_mask();
+        let cpu = self.interp.cpu();
+        let area = &mut *self.area;
+        let s = &cpu.s;
+        area.gpr = s.gpr;
+        area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;
+        area.high = s.rflags & !(HOST_FLAGS | rflags::RF) | rflags::FIXED;
+        area.high_off = area.high & !rflags::IF;
+        area.high_on = area.high | rflags::IF;
+        area.fs_base = s.seg[usize::from(seg::FS)].base;
+        area.gs_base = s.seg[usize::from(seg::GS)].base;
+        area.kernel_gs_base = s.msr.kernel_gs_base;
+        area.pin_mask = mask.into();
+        area.pins_off = (mask & !Signals::INTR).into();
+        area.pins_on = (mask | Signals::INTR).into();
+        area.ring = s.cpl.into();
+        let star = s.msr.star;
+        area.kernel_cs = star >> 32 & 0xfffc;
+        area.kernel_ss = area.kernel_cs + 8;
+        // A selector that no frame holds, until ring 3 was seen with flat segments.
+        let known = self.user_segments.is_usual(s);
+        let (user_cs, user_ss) = user_selectors(star);
+        area.user_cs = if known { user_cs } else { !0 };
+        area.user_ss = user_ss;
+        area.lstar = s.msr.lstar;
+        area.cs = s.seg[usize::from(seg::CS)].selector.into();
+        area.ss = s.seg[usize::from(seg::SS)].selector.into();
+        area.ds = s.seg[usize::from(seg::DS)].selector.into();
+        area.es = s.seg[usize::from(seg::ES)].selector.into();
+        area.fs = s.seg[usize::from(seg::FS)].selector.into();
+        area.gs = s.seg[usize::from(seg::GS)].selector.into();
+        area.tsc_add = s.msr.tsc_adjust;
+        area.tsc_aux = s.msr.tsc_aux;
+        area.fs_bar = bar(&s.seg[usize::from(seg::FS)]);
+        area.gs_bar = bar(&s.seg[usize::from(seg::GS)]);
+        let clears = HOST_FLAGS | rflags::IF | rflags::TF;
+        let usual = known && s.efer & efer::SCE != 0 && s.msr.sfmask & clears == clears;
+        area.syscall_bad = (!usual).into();
+        // IRET to ring 3 also clears data segments that ring 3 may not have, and ends an NMI.
+        let kept = [seg::ES, seg::DS, seg::FS, seg::GS].iter().all(|n| {
+            let segment = &s.seg[usize::from(*n)];
+            segment.selector & !3 == 0 || segment.attributes.dpl() == 3
+        });
+        area.iret_bad = (!kept || s.nmi_blocked).into();
+        area.retries = self.retries.as_ptr() as u64;
+        area.cache = self.cache.range().0;
+        area.target = host;
+        // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
+        // signals; `host` is in this processor's cache, whose code fits every area.
+        unsafe { entry::enter(area) };
+        let narrow = !cpu.is_64bit();
+        let s = &mut cpu.s;
+        if narrow {
+            // 32-bit code has no such registers: what the host's hold is scratch.
+            area.gpr[8..].copy_from_slice(&s.gpr[8..]);
+        }
+        s.gpr = area.gpr;
+        cpu.flags = Flags::from_bits(area.flags);
+        let high = area.high | area.flags & rflags::DF;
+        let mut changed = (s.rflags ^ high) & rflags::AC != 0;
+        s.rflags = high;
+        if area.ring != u64::from(s.cpl) {
+            // The segments that SYSCALL and SYSRET load, whatever the tables say; IRET's are
+            // known to be the same.
+            let user = area.ring == 3;
+            let (cs, ss) = if user {
+                (area.user_cs, area.user_ss)
+            } else {
+                (area.kernel_cs, area.kernel_ss)
+            };
+            let dpl = area.ring as u8;
+            s.seg[usize::from(seg::CS)] = Segment {
+                selector: cs as u16,
+                attributes: Attributes(0xa9b).with_dpl(dpl),
+                limit: !0,
+                base: 0,
+            };
+            s.seg[usize::from(seg::SS)] = Segment {
+                selector: ss as u16,
+                attributes: Attributes(0xc93).with_dpl(dpl),
+                limit: !0,
+                base: 0,
+            };
+            s.cpl = dpl;
+            changed = true;
+        }
+        let bases = [(seg::FS, area.fs_base), (seg::GS, area.gs_base)];
+        for (n, base) in bases {
+            changed |= s.seg[usize::from(n)].base != base;
+            s.seg[usize::from(n)].base = base;
+        }
+        s.msr.kernel_gs_base = area.kernel_gs_base;
+        if changed {
+            cpu.refresh();
+            cpu.attention &= !attention::MODE;
+        }
+    }
+
+    /// Fills the software TLB for an access; false if it is not plain RAM inside one page.
+    pub(super) fn fill(
+        &mut self,
+        bus: &mut dyn Bus,
+        linear: u64,
+        access: Access,
+        size: u8,
+    ) -> bool {
+        if linear & 0xfff > 0x1000 - u64::from(size) || !x86::mmu::is_canonical(linear) {
+            return false;
+        }
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
+        let view = view(&x);
+        if view.is_32bit() && linear >> 32 != 0 {
+            // By way of a segment that must be checked.
+            return false;
+        }
+        let cr2 = x.s.cr2;
+        let Ok(found) = x.translate(linear, access, Rights::Program) else {
+            // The interpreter meets the fault again and delivers it.
+            x.s.cr2 = cr2;
+            return false;
+        };
+        let Some(page) = x.ram.lookup(found.gpa) else {
+            return false;
+        };
+        if !page.writable && access == Access::Write {
+            return false;
+        }
+        let at = page.at;
+        if access == Access::Write {
+            self.peers.will_write(at);
+        }
+        if access == Access::Write && self.memory.is_marked(at) || x.is_watched_page(linear) {
+            return false;
+        }
+        let host = self.memory.base() as u64 + (at.0 & !0xfff);
+        let entry = TlbEntry {
+            negated_page: (linear & !0xfff).wrapping_neg(),
+            host,
+        };
+        let tables = &mut self.area.tables[view as usize];
+        match access {
+            Access::Write => enter_page(&mut tables.write, entry),
+            _ => enter_page(&mut tables.read, entry),
+        }
+        self.area.data_used |= 1 << view as u32;
+        self.area.note(view, linear, found.global);
+        if found.size > 0x1000 {
+            let from = linear & !(found.size - 1);
+            let to = from + (found.size - 1);
+            let half = &mut self.large[(linear >> 63) as usize];
+            *half = Some(half.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
+        }
+        self.stats.fills += 1;
+        true
+    }
+}
