@@ -49,4 +49,7 @@ job memory sysbench memory --memory-block-size=1M --memory-total-size=4G run
 check memory 'grep "total operations:\|^Total operations:" /tmp/out.memory | cut -d"(" -f1'
 job files sh -c 'mkdir -p /tmp/t; for i in 1 2 3; do cp -r /usr/include/linux /tmp/t/$i; done; find /tmp/t -type f | wc -l; tar cf /tmp/t.tar /tmp/t; rm -rf /tmp/t /tmp/t.tar'
 check files 'grep -v Removing /tmp/out.files'
+# Not one of the thirteen: how two processors share work (run.py --jobs parallel).
+job parallel sh -c 'for i in 1 2 3 4; do python3 -c "print(sum(i * i % 7 for i in range(1500000)))" & /usr/local/bin/nbody & done; wait'
+check parallel 'sort /tmp/out.parallel'
 echo "@@ all done"

@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 JOBS = ("gcc nbody 7zip sha256 aes rsa python sqlite "
         "forkexec syscalls pipes memory files").split()
 COMPUTE = JOBS[:8]
+# Only by name: for --moinho-args="--cpus 2".
+EXTRA = ["parallel"]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moinho"
 APPEND = "console=ttyS0 panic=-1 quiet cryptomgr.notests"
 CPUACCT = (("/sys/fs/cgroup/cpuacct", "cpuacct.usage", lambda t: int(t) / 1e9),
@@ -197,9 +199,9 @@ def table(data, metric):
         if s not in ("native", "tcg") and "tcg" in systems:
             heads.append(f"tcg / {s}")
             columns.append(lambda j, s=s: ratio(value("tcg", j), value(s, j)))
-    jobs = [j for j in JOBS if any(j in r["jobs"] for r in data["runs"])]
+    jobs = [j for j in JOBS + EXTRA if any(j in r["jobs"] for r in data["runs"])]
     rows = [[name, *(show(c(j)) for c in columns)] for j, name in (("boot", "boot to init"), *zip(jobs, jobs))]
-    for name, some in (("geometric mean, all jobs", jobs),
+    for name, some in (("geometric mean, all jobs", [j for j in jobs if j in JOBS]),
                        ("geometric mean, compute", [j for j in jobs if j in COMPUTE])):
         rows.append([name, *("" if n < len(systems) else show(geomean([c(j) for j in some]))
                              for n, c in enumerate(columns))])
@@ -277,9 +279,9 @@ def main():
         return
     args.perf_record = ["perf", "record", "-o", args.perf, "-F", "997", "-g", "--"] if args.perf else []
     jobs = args.jobs.split(",") if args.jobs else JOBS
-    unknown = [j for j in jobs if j not in JOBS]
+    unknown = [j for j in jobs if j not in JOBS + EXTRA]
     if unknown:
-        p.error(f"--jobs: no {', '.join(unknown)}; there are {', '.join(JOBS)}")
+        p.error(f"--jobs: no {', '.join(unknown)}; there are {', '.join(JOBS + EXTRA)}")
     if not (CACHE / "linux/vmlinuz").exists():
         subprocess.run([args.moinho, "run", "linux", "--", "true"], check=True, stdin=subprocess.DEVNULL)
     if args.profile:
