@@ -348,14 +348,11 @@ fn measure(engine: &dyn Engine, effort: Effort) -> Result<Speed, String> {
     let exit = best_of(effort.runs, 0, EXITS_AT, effort.exits)? / f64::from(effort.exits);
     let mut spin = |ring| -> Result<f64, String> {
         // More rounds drown the cost of getting there: many where a few are fast. Where they are
-        // not, that may be a disturbance, which does not grow with the rounds.
+        // not, that may be a disturbance, which does not grow with the rounds, and does not hit
+        // all runs alike: one run once took a real KVM for a trap.
         let few = best_of(effort.runs, ring, SPIN_AT, FEW)? - exit;
-        let (runs, turns) = if few < 1e-4 {
-            (effort.runs, effort.many)
-        } else {
-            (1, 10 * FEW)
-        };
-        let time = best_of(runs, ring, SPIN_AT, turns)? - exit;
+        let turns = if few < 1e-4 { effort.many } else { 10 * FEW };
+        let time = best_of(effort.runs, ring, SPIN_AT, turns)? - exit;
         // Where getting there costs more than the loop, the difference is mostly noise.
         let time = time.max(exit / 4.0);
         Ok(2.0 * f64::from(turns) / time / 1e6)
