@@ -402,7 +402,7 @@ impl Area {
     /// these addresses.
     pub fn new(pins: u64, targets: u64) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
-        // is allocated zeroed because half a megabyte does not belong on the stack.
+        // is allocated zeroed because a megabyte does not belong on the stack.
         let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
         area.pins = pins;
         area.targets = targets;

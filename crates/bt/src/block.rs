@@ -1,7 +1,5 @@
 //! What the engine remembers of translated code.
 
-#[allow(unused_imports, reason = "the documentation names it")]
-use crate::translate::NO_SITE;
 use iced_x86::Code;
 use mem::RamOffset;
 use x86::mmu::Access;
@@ -81,7 +79,7 @@ pub struct Block {
     /// interpreter.
     pub completes: u16,
     /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
-    /// before; [`NO_SITE`] if there is none.
+    /// before; [`crate::translate::NO_SITE`] if there is none.
     pub incoming: u32,
     /// False after its page was written.
     pub valid: bool,
