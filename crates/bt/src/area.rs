@@ -156,8 +156,9 @@ pub struct Tables {
     pub code: [CodePage; CODE_PAGE_ENTRIES],
 }
 
-/// See the module.
-#[repr(C, align(64))]
+/// See the module. No stricter alignment than the allocator's own: such an allocation would be
+/// zeroed by writing all of it.
+#[repr(C, align(16))]
 pub struct Area {
     /// Guest general registers; valid outside translated code, and R10 and R11 always.
     pub gpr: [u64; 16],
@@ -180,8 +181,8 @@ pub struct Area {
     pub spill: u64,
     /// RAX, or another register, while a shared routine needs it.
     pub saved: u64,
-    /// Address of where each site's check is in the code cache, by the site's number.
-    pub retries: u64,
+    /// Address of the packed sites ([`crate::block::Site`]).
+    pub sites: u64,
     /// Host address of the code cache.
     pub cache: u64,
     /// Address of the table of all blocks ([`crate::targets`]).
@@ -278,6 +279,8 @@ pub struct Area {
     pub local: [u64; LOCAL_PAGES],
     /// How many of `local` are used; more than there are places: too many.
     pub locals: usize,
+    /// The tables of 32-bit views are good for use.
+    pub narrow: bool,
     /// Views whose data tables hold something, one bit each.
     pub data_used: u32,
     /// Views whose branch tables hold something.
@@ -374,6 +377,9 @@ impl Area {
     }
 
     fn inherit_view(&mut self, from: &Area, view: View) {
+        if view.is_32bit() {
+            self.prepare_narrow();
+        }
         let local = &from.local[..from.locals];
         let n = view as usize;
         let (to, kernel) = (&mut self.tables[n], &from.tables[n]);
@@ -398,7 +404,7 @@ impl Area {
         self.levels[n] = from.levels[n];
     }
 
-    /// A zeroed area with empty tables, for a processor with its pins and its table of blocks at
+    /// A zeroed area with empty tables of 64-bit views, for a processor with its pins and its table of blocks at
     /// these addresses.
     pub fn new(pins: u64, targets: u64) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
@@ -412,11 +418,30 @@ impl Area {
         area.page_mask = !0xfff;
         area.bit_mask = 63;
         area.host_flags = crate::vcpu::HOST_FLAGS;
-        for tables in &mut area.tables {
-            tables.flush_data();
-            tables.flush_branches();
+        for view in View::ALL {
+            if !view.is_32bit() {
+                area.empty(view);
+            }
         }
         area
+    }
+
+    fn empty(&mut self, view: View) {
+        self.tables[view as usize].flush_data();
+        self.tables[view as usize].flush_branches();
+    }
+
+    /// Makes the tables of 32-bit views good for use: to be called before code is looked for in
+    /// one of them. In most address spaces that never happens, and what nobody has touched costs
+    /// no memory.
+    pub fn prepare_narrow(&mut self) {
+        if !std::mem::replace(&mut self.narrow, true) {
+            for view in View::ALL {
+                if view.is_32bit() {
+                    self.empty(view);
+                }
+            }
+        }
     }
 }
 

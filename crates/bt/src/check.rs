@@ -29,7 +29,7 @@
 //! lead to the block that is found there.
 
 use crate::area::{CODE_PAGE_ENTRIES, branch_slot};
-use crate::block::{Block, Kind};
+use crate::block::Kind;
 use crate::translate::{NO_SITE, reason};
 use crate::vcpu::{BtVcpu, view};
 use iced_x86::{
@@ -173,16 +173,13 @@ impl BtVcpu {
         let tables = &self.area.tables[view as usize];
         let entry = tables.branch[branch_slot(rip)];
         let known = entry.negated_rip.wrapping_add(rip) == 0 && entry.host != 0;
-        let after = self.blocks.partition_point(|b| b.host <= entry.host);
+        let offset = entry.host.wrapping_sub(self.cache.range().0) as u32;
         let page = tables.code[(rip >> 12) as usize % CODE_PAGE_ENTRIES];
         let into = page.negated_page.wrapping_add(rip);
         let key = (into < PAGE_SIZE).then(|| page.key.wrapping_add(into));
         [
-            known
-                .then(|| after.checked_sub(1))
-                .flatten()
-                .map(|n| n as u32),
-            key.and_then(|key| self.by_key.get(&key).copied()),
+            known.then(|| self.blocks.at_host(offset)).flatten(),
+            key.and_then(|key| self.blocks.find(key)),
         ]
     }
 
@@ -199,18 +196,18 @@ impl BtVcpu {
         let check = self.check.as_mut()?;
         check.counts.branches += 1;
         // Emptying the cache for the block found has made the numbers mean others.
-        let old = self.blocks.get(promised as usize)?;
-        let new = &self.blocks[found as usize];
+        let old = self.blocks.get(promised)?;
+        let new = &self.blocks[found];
         // What the interpreter has just made of the mode shows in the tables after the lookup.
-        if promised == found || !old.valid || old.key.mode != new.key.mode {
+        if promised == found || !old.valid || old.mode != new.mode {
             return None;
         }
         Some(Stop::Broken(format!(
             "translator, checked: the branch tables lead from RIP {:#x} to the block at {:?}, the \
              page tables lead to {:?}",
             self.interp.cpu().s.rip,
-            old.key.at,
-            new.key.at,
+            old.at(),
+            new.at(),
         )))
     }
 
@@ -238,7 +235,7 @@ impl BtVcpu {
         check.block = block;
         check.waiting = true;
         check.before.clear();
-        let limit = self.blocks[block as usize].completes;
+        let limit = self.blocks[block].completes;
         let marks = self.interp.code_marks();
         self.interp.rehearse(&mut check.rehearsal, limit.into());
         self.tell_marks(marks);
@@ -273,14 +270,14 @@ impl BtVcpu {
     fn left_at(&mut self, block: u32) -> Option<u64> {
         let rip = self.interp.cpu().s.rip;
         let into = rip.wrapping_sub(self.check_start(block));
-        let map = &self.blocks[block as usize].map;
+        let map = self.blocks.map(block);
         let n = map.iter().position(|m| u64::from(m.1) == into)?;
         Some(n as u64)
     }
 
     /// RIP of a block's first instruction, in the page that translated code was in.
     fn check_start(&self, block: u32) -> u64 {
-        let at = self.blocks[block as usize].key.at;
+        let at = self.blocks[block].at();
         self.area.page.wrapping_add(at.0 & (PAGE_SIZE - 1))
     }
 
@@ -321,7 +318,7 @@ impl BtVcpu {
             }
             if matches!(verdict, Verdict::Different) && !exact {
                 // Rather the whole block, for the report.
-                let all = self.blocks[block as usize].completes;
+                let all = self.blocks[block].completes;
                 self.rehearse_again(check, all.into(), 0);
             }
         }
@@ -543,21 +540,21 @@ impl BtVcpu {
 
     /// A block's guest instructions.
     fn code_of(&self, number: u32) -> Vec<Instruction> {
-        let block = &self.blocks[number as usize];
-        let bits = block.key.mode as u32 & 0xff;
+        let block = &self.blocks[number];
+        let bits = self.targets.mode_of(block.mode) as u32 & 0xff;
         let decode = |m: &(u16, u16)| {
-            let at = (block.key.at.0 & (PAGE_SIZE - 1)) + u64::from(m.1);
-            let bytes: [u8; 15] = core::array::from_fn(|n| self.guest_byte(block, at + n as u64));
+            let at = (block.at().0 & (PAGE_SIZE - 1)) + u64::from(m.1);
+            let bytes: [u8; 15] = core::array::from_fn(|n| self.guest_byte(number, at + n as u64));
             let ip = self.check_start(number).wrapping_add(m.1.into());
             Decoder::with_ip(bits, &bytes, ip, DecoderOptions::NONE).decode()
         };
-        block.map.iter().map(decode).collect()
+        self.blocks.map(number).iter().map(decode).collect()
     }
 
     /// A byte of a block's page or, behind its end, of the next one if the block needs that.
-    fn guest_byte(&self, block: &Block, at: u64) -> u8 {
-        let (page, at) = match (at < PAGE_SIZE, block.second.as_deref()) {
-            (true, _) => (block.key.at.0 & !(PAGE_SIZE - 1), at),
+    fn guest_byte(&self, number: u32, at: u64) -> u8 {
+        let (page, at) = match (at < PAGE_SIZE, self.blocks.second(number)) {
+            (true, _) => (self.blocks[number].at().0 & !(PAGE_SIZE - 1), at),
             (false, Some((second, _))) => (second.0, at - PAGE_SIZE),
             (false, None) => return 0,
         };
@@ -576,12 +573,10 @@ impl BtVcpu {
         writeln!(
             out,
             "the interpreter did {} of {} instructions; the block was left for reason {}",
-            r.done,
-            self.blocks[check.block as usize].map.len(),
-            self.area.reason,
+            r.done, self.blocks[check.block].count, self.area.reason,
         )?;
         if let Some(Kind::Access { access, size, .. }) =
-            self.sites.get(self.area.site as usize).map(|s| s.kind)
+            self.blocks.site(self.area.site as u32).map(|s| s.kind)
             && self.area.reason as i32 == reason::MISS
         {
             writeln!(out, "{access:?} of {size} bytes at {:#x}", self.area.detail)?;
@@ -623,18 +618,14 @@ impl BtVcpu {
             "registers before: {:x?}, rflags {:#x}",
             r.start.gpr, r.start.rflags
         )?;
-        writeln!(
-            out,
-            "guest, at {:?}:",
-            self.blocks[check.block as usize].key.at
-        )?;
+        writeln!(out, "guest, at {:?}:", self.blocks[check.block].at())?;
         for i in self.code_of(check.block) {
             line(&i, out)?;
         }
-        let block = &self.blocks[check.block as usize];
+        let (host, size) = (self.host_of(check.block), self.blocks[check.block].size);
         writeln!(out, "host:")?;
-        let code = self.cache.bytes(block.host, block.size as usize);
-        let mut decoder = Decoder::with_ip(64, &code, block.host, DecoderOptions::NONE);
+        let code = self.cache.bytes(host, size.into());
+        let mut decoder = Decoder::with_ip(64, &code, host, DecoderOptions::NONE);
         while decoder.can_decode() {
             line(&decoder.decode(), out)?;
         }
@@ -950,7 +941,7 @@ mod tests {
         rig.restart();
         rig.vcpu.keep_up();
         // What was translated last, promised for the start.
-        let wrong = rig.vcpu.blocks.last().unwrap().host;
+        let wrong = rig.vcpu.host_of(rig.vcpu.blocks.len() - 1);
         let table = &mut rig.vcpu.area.tables[View::Kernel as usize].branch;
         table[branch_slot(CODE)] = BranchEntry::new(CODE, wrong);
         rig.caught(&["branch table"]);

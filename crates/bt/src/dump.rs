@@ -6,7 +6,6 @@
 //! their counts. Called by [`crate::vcpu`]. The counters are in the code of the blocks only while
 //! somebody wants them.
 
-use crate::block::{Kind, Site};
 use crate::translate::{Output, Source};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use std::fmt::Write as _;
@@ -115,14 +114,13 @@ impl NewBlock {
         }
         let length = decoder.position();
         guest.truncate(length);
-        let is_access = |site: &&Site| matches!(site.kind, Kind::Access { .. });
         NewBlock {
             rip,
             bits,
             ring,
             guest,
             treatments: output.treatments.clone(),
-            accesses: output.sites.iter().filter(is_access).count() as u32,
+            accesses: output.accesses,
         }
     }
 }
@@ -183,7 +181,7 @@ impl Recorder {
         &mut self,
         dump: Option<&Dump>,
         why: &str,
-        mut code: impl FnMut(u32) -> Option<(&'c [u8], u64, &'c [(u16, u16)])>,
+        mut code: impl FnMut(u32) -> Option<(&'c [u8], u64, Vec<(u16, u16)>)>,
     ) {
         self.past = self.totals();
         let mut records = std::mem::take(&mut self.records);
@@ -197,7 +195,7 @@ impl Recorder {
             let Some((host, at, map)) = code(record.number) else {
                 continue;
             };
-            list(&mut text, record, self.count(record.number), host, at, map);
+            list(&mut text, record, self.count(record.number), host, at, &map);
             if text.len() > 1 << 20 {
                 dump.write(&text);
                 text.clear();

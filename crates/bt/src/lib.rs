@@ -17,6 +17,7 @@
 
 pub mod area;
 mod block;
+mod blocks;
 mod cache;
 mod check;
 mod dump;

@@ -68,6 +68,11 @@ impl Targets {
         Some(number as u64)
     }
 
+    /// The mode of a number.
+    pub fn mode_of(&self, number: u16) -> u64 {
+        self.modes.get(usize::from(number)).copied().unwrap_or(0)
+    }
+
     /// The key of the block at a place in RAM in the mode of this number; `None` out of reach.
     pub fn key(at: RamOffset, mode: u64) -> Option<u64> {
         (at.0 < REACH).then_some((at.0 >> 12) << 24 | mode << 12 | at.0 & 0xfff)

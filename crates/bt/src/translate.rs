@@ -66,7 +66,7 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(page rip reason detail site spill value saved retries cache targets hash target pins pin_mask
+        fields!(page rip reason detail site spill value saved sites cache targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
             kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp);
     }
@@ -140,16 +140,16 @@ pub struct Output {
     pub code: Vec<u8>,
     /// The part of it that hardly ever runs, for [`Source::cold`].
     pub cold: Vec<u8>,
-    /// Its sites, numbered from [`Source::first_site`].
-    pub sites: Vec<Site>,
-    /// For each of them that is an access, where its check is in the code cache.
-    pub retries: Vec<u32>,
-    /// As in [`crate::block::Block::map`].
+    /// Its sites, packed, numbered from [`Source::first_site`].
+    pub sites: Vec<u64>,
+    /// For each instruction: offset of its host code, offset of its guest code.
     pub map: Vec<(u16, u16)>,
     /// Guest instructions.
     pub count: usize,
     /// As in [`crate::block::Block::completes`].
     pub completes: usize,
+    /// Accesses among the sites.
+    pub accesses: u32,
     /// What was done with each, if executions are counted.
     pub treatments: Vec<Treatment>,
 }
@@ -292,7 +292,6 @@ impl Translator {
     /// Takes the vectors of a block back that is done with.
     pub fn recycle(&mut self, mut output: Output) {
         output.sites.clear();
-        output.retries.clear();
         output.map.clear();
         self.spare.output = output;
     }
@@ -354,7 +353,7 @@ impl Translator {
             asm: Asm::with_buffer(source.origin, take(&mut spare.output.code)),
             cold: Vec::new(),
             sites: take(&mut spare.output.sites),
-            retries: take(&mut spare.output.retries),
+            accesses: 0,
             slow: take(&mut spare.slow),
             live: false,
             rip: source.rip,
@@ -408,7 +407,7 @@ impl Translator {
             mut asm,
             cold,
             sites,
-            retries,
+            accesses,
             slow,
             ..
         } = block;
@@ -429,10 +428,10 @@ impl Translator {
             code: asm.bytes,
             cold,
             sites,
-            retries,
             map,
             count,
             completes: count - usize::from(left),
+            accesses,
             treatments,
         })
     }
@@ -485,8 +484,8 @@ struct Building<'t, 's> {
     asm: Asm,
     /// See [`Output::cold`].
     cold: Vec<u8>,
-    sites: Vec<Site>,
-    retries: Vec<u32>,
+    sites: Vec<u64>,
+    accesses: u32,
     slow: Vec<Slow>,
     /// Flags are needed by or after the current instruction.
     live: bool,
@@ -534,23 +533,28 @@ fn r10_like(r: Register) -> Register {
 impl Building<'_, '_> {
     /// The site of an access whose check is at the host address `retry`.
     fn access_site(&mut self, access: Access, size: u8, retry: u64) -> u32 {
-        let site = self.site(Kind::Access { access, size });
-        if let Some(last) = self.retries.last_mut() {
-            *last = (retry - self.source.cache) as u32;
-        }
-        site
+        self.accesses += 1;
+        self.site(Kind::Access {
+            access,
+            size,
+            retry: (retry - self.source.cache) as u32,
+        })
     }
 
     fn site(&mut self, kind: Kind) -> u32 {
-        self.retries.push(0);
+        self.site_at(self.rip as u16, kind)
+    }
+
+    fn site_at(&mut self, rip: u16, kind: Kind) -> u32 {
         let number = self.source.first_site + self.sites.len() as u32;
-        self.sites.push(Site {
-            rip: self.rip as u16,
+        let site = Site {
+            rip,
             kind,
             code: self.code,
             vector: self.vector,
             shadow: self.shadow,
-        });
+        };
+        site.pack(&mut self.sites);
         number
     }
 
@@ -907,15 +911,9 @@ impl Building<'_, '_> {
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
                 SlowPath::Link => {
-                    let here = self.asm.here();
-                    let site = &mut self.sites[(slow.site - self.source.first_site) as usize];
-                    if let Kind::Link {
-                        patch, unlinked, ..
-                    } = &mut site.kind
-                    {
-                        let from = self.source.cache + u64::from(*patch) + 4;
-                        *unlinked = here.wrapping_sub(from) as i32;
-                    }
+                    let exit = (self.asm.here() - self.source.cache) as u32;
+                    let first = (slow.site - self.source.first_site) as usize;
+                    Site::set_exit(&mut self.sites[first..], exit);
                     self.t.exits.link
                 }
                 SlowPath::Leave(target) => {

@@ -7,7 +7,8 @@ mod run;
 mod spaces;
 
 use crate::area::{Area, BARRED, View};
-use crate::block::{Block, Site};
+use crate::block::Site;
+use crate::blocks::Blocks;
 use crate::cache::{self, CodeCache};
 use crate::check::Check;
 use crate::dump::Recorder;
@@ -90,14 +91,8 @@ pub struct BtVcpu {
     fault_exit: u64,
     look_up_exit: u64,
     pub(crate) translator: Translator,
-    pub(crate) blocks: Vec<Block>,
-    /// By their keys ([`crate::targets`]).
-    pub(crate) by_key: Map<u64, u32>,
-    targets: Targets,
-    by_page: Map<u64, Vec<u32>>,
-    pub(crate) sites: Vec<Site>,
-    /// Where the checks of those are that are accesses, as offsets in the code cache.
-    retries: Vec<u32>,
+    pub(crate) blocks: Blocks,
+    pub(crate) targets: Targets,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
     user_segments: UserSegments,
@@ -205,14 +200,8 @@ impl BtVcpu {
             look_up_exit: exits.look_up,
             cache,
             translator: Translator::new(exits, Box::new(native), options.switches),
-            // Room for all that the cache can hold: grown step by step, each of these would leave
-            // its former places behind. The host gives what is used.
-            blocks: Vec::with_capacity(cache::SIZE / 96),
-            by_key: Map::default(),
+            blocks: Blocks::new(cache::SIZE),
             targets,
-            by_page: Map::default(),
-            sites: Vec::with_capacity(cache::SIZE / 24),
-            retries: Vec::with_capacity(cache::SIZE / 24),
             vector_outside: false,
             user_segments: UserSegments::default(),
             image: Box::new(FxImage([0; 64])),
@@ -423,7 +412,7 @@ impl BtVcpu {
             if let Some(stop) = self.kept(promised, block) {
                 return stop;
             }
-            let host = self.blocks[block as usize].host;
+            let host = self.host_of(block);
             self.rehearse(block);
             if let Some(stop) = self.execute(bus, host).or_else(|| self.settle()) {
                 if stop == Stop::Budget {

@@ -108,13 +108,13 @@ impl Building<'_, '_> {
     pub(super) fn link(&mut self, hole: Hole, target: u64) {
         let (Hole::Near(at) | Hole::Short(at)) = hole;
         let patch = self.asm.origin + at as u64;
-        let site = self.site(Kind::Link {
-            target: target as u16,
+        let kind = Kind::Link {
             patch: (patch - self.source.cache) as u32,
             // Not known before the slow paths are made.
-            unlinked: 0,
+            exit: 0,
             next: NO_SITE,
-        });
+        };
+        let site = self.site_at(target as u16, kind);
         self.slow.push(Slow {
             holes: vec![hole],
             restore: Restore::Nothing,

@@ -3,6 +3,7 @@
 
 use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
 use crate::area::{Area, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
+use crate::block::RETRY_SHIFT;
 use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
 use crate::switches::Switches;
 use crate::targets;
@@ -141,14 +142,15 @@ fn second_place(asm: &mut Asm, table: i32, missing: u64) -> u64 {
     asm.store(Mem::gs_base(R10, table), R11);
     asm.load(RDX, field::target);
     asm.load(R10, field::site);
-    asm.load(RCX, field::retries);
+    asm.load(RCX, field::sites);
     let retry = Mem {
         base: Some(RCX),
-        index: Some((R10, 2)),
+        index: Some((R10, 3)),
         disp: 0,
         gs: false,
     };
-    asm.load32(R10, retry);
+    asm.load(R10, retry);
+    asm.shr(R10, RETRY_SHIFT);
     asm.add_mem(R10, field::cache);
     asm.give_lahf();
     asm.load(RAX, field::saved);

@@ -4,10 +4,11 @@
 
 use super::{BtVcpu, VIEW_BITS, mode, view};
 use crate::area::{BranchEntry, CODE_PAGE_ENTRIES, CodePage, VIEWS, View, branch_slot};
-use crate::block::{Block, Key, Kind};
+use crate::block::{Key, Kind, Site};
+use crate::blocks::New;
 use crate::dump::NewBlock;
 use crate::targets::Targets;
-use crate::translate::{NO_SITE, Source};
+use crate::translate::Source;
 use mem::RamOffset;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -21,55 +22,52 @@ impl BtVcpu {
         let memory = self.memory.clone();
         let written: Vec<u64> = match memory.code_writes_since(seen) {
             Some(pages) => pages.map(|at| at.0 >> 12).collect(),
-            None => self.by_page.keys().copied().collect(),
+            None => self.blocks.pages(),
         };
         for page in written {
             let now = memory.code_generation(RamOffset(page << 12));
-            let Some(numbers) = self.by_page.get(&page) else {
-                continue;
-            };
-            let stale = |b: &u32| self.blocks[*b as usize].generation_in(page) != now;
-            if !numbers.iter().any(stale) {
-                continue;
-            }
-            for number in self.by_page.remove(&page).unwrap_or_default() {
-                self.drop_block(number);
+            if self.blocks.is_stale(page, now) {
+                for number in self.blocks.take_page(page) {
+                    self.drop_block(number);
+                }
             }
         }
     }
 
     pub(super) fn drop_block(&mut self, number: u32) {
-        let block = &mut self.blocks[number as usize];
-        if !std::mem::replace(&mut block.valid, false) {
+        let block = self.blocks[number];
+        if !block.valid {
             return;
         }
         self.stats.dropped += 1;
-        let (key, host) = (block.key, block.host);
-        let mut site = std::mem::replace(&mut block.incoming, NO_SITE);
-        while site != NO_SITE {
-            // Back to the exit that asks to be linked.
-            let Kind::Link {
-                patch,
-                unlinked,
-                next,
-                ..
-            } = self.sites[site as usize].kind
-            else {
-                break;
-            };
-            site = next;
-            let patch = self.cache.range().0 + u64::from(patch);
-            // The code of a block that was dropped is no longer its own.
-            if self.block_at(patch).is_some_and(|from| from.valid) {
-                self.cache.patch(patch, unlinked);
+        for site in self.blocks.unlink(number) {
+            // Back to the exit that asks to be linked. The code of a block that was dropped is no
+            // longer its own.
+            if let Kind::Link { patch, exit, .. } = site.kind
+                && let Some(from) = self.blocks.at_host(patch)
+                && self.blocks[from].valid
+            {
+                self.lead(patch, exit);
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
-        self.cache.redirect(host, self.look_up_exit);
-        if let Some(target) = self.target(key.at, key.mode) {
-            self.by_key.remove(&target);
-            self.targets.remove(target);
+        self.cache.redirect(self.host_of(number), self.look_up_exit);
+        if let Some(key) = Targets::key(block.at(), block.mode.into()) {
+            self.blocks.remove(key, number);
+            self.targets.remove(key);
         }
+    }
+
+    /// Host address of a block's code.
+    pub(crate) fn host_of(&self, number: u32) -> u64 {
+        self.cache.range().0 + u64::from(self.blocks[number].host)
+    }
+
+    /// Makes the jump whose displacement is at one offset in the code cache lead to another.
+    pub(super) fn lead(&mut self, patch: u32, to: u32) {
+        let host = self.cache.range().0 + u64::from(patch);
+        let distance = i64::from(to) - (i64::from(patch) + 4);
+        self.cache.patch(host, distance as i32);
     }
 
     pub(super) fn empty_cache(&mut self) {
@@ -77,11 +75,7 @@ impl BtVcpu {
         self.list_blocks("the code cache was emptied");
         self.cache.truncate(self.fixed);
         self.blocks.clear();
-        self.by_key.clear();
         self.targets.clear();
-        self.by_page.clear();
-        self.sites.clear();
-        self.retries.clear();
         self.code_pages.clear();
         self.empty_branch_tables();
     }
@@ -93,9 +87,10 @@ impl BtVcpu {
         };
         let (blocks, cache) = (&self.blocks, &self.cache);
         recorder.finish(self.options.dump.as_deref(), why, |number| {
-            let block = blocks.get(number as usize)?;
-            let code = cache.code(block.host, block.size as usize)?;
-            Some((code, block.host, &block.map[..]))
+            let block = blocks.get(number)?;
+            let host = cache.range().0 + u64::from(block.host);
+            let code = cache.code(host, block.size.into())?;
+            Some((code, host, blocks.map(number)))
         });
     }
 
@@ -114,24 +109,24 @@ impl BtVcpu {
         let mode = mode(&x, view);
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
-        let known = self.by_key.get(&target).copied();
-        let number = match known.map(|n| (n, self.blocks[n as usize].second.as_deref().copied())) {
+        let known = self.blocks.find(target);
+        let number = match known.map(|n| (n, self.blocks.second(n))) {
             Some((number, None)) => number,
             Some((number, Some((second, _)))) if self.second_page(bus, linear)? == second => number,
             _ => self.translate(bus, key, view, linear)?,
         };
         // Emptying the cache has forgotten the numbers of the modes.
         let target = self.target(at, mode)?;
-        let (second, host) = {
-            let block = &self.blocks[number as usize];
-            (block.second.as_deref().copied(), block.host)
-        };
+        let (second, host) = (self.blocks.second(number), self.host_of(number));
         let next = linear.wrapping_add(0x1000);
         let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
         let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
         // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
         // value a view; when that changes, the tables of all views go.
         let area = &mut *self.area;
+        if view.is_32bit() {
+            area.prepare_narrow();
+        }
         let control = mode & !(VIEW_BITS | 3 << 8 | 0xff);
         let level = u64::from(x_cpl) + 1;
         let known = area.levels[view as usize];
@@ -243,7 +238,7 @@ impl BtVcpu {
         for _ in 0..2 {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
-            let number = self.blocks.len() as u32;
+            let number = self.blocks.len();
             let next_key = match second {
                 Some((at, _)) => self.target(RamOffset(at.0 & !0xfff), key.mode)?,
                 None => 0,
@@ -256,7 +251,7 @@ impl BtVcpu {
                 next,
                 next_key,
                 view,
-                first_site: self.sites.len() as u32,
+                first_site: self.blocks.sites.len() as u32,
                 origin: self.cache.next(),
                 cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
@@ -282,27 +277,49 @@ impl BtVcpu {
             self.stats.blocks += 1;
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += (output.code.len() + output.cold.len()) as u64;
-            self.sites.extend_from_slice(&output.sites);
-            self.retries.extend_from_slice(&output.retries);
-            self.blocks.push(Block {
-                key,
-                host: source.origin,
-                size: output.code.len() as u32,
+            let first_site = source.first_site;
+            let number = self.blocks.add(&New {
+                key: target,
+                at: key.at,
+                mode: (target >> 12 & 0xfff) as u16,
+                host: (source.origin - source.cache) as u32,
+                size: output.code.len(),
+                completes: output.completes,
                 generation,
-                second: second.map(Box::new),
-                map: output.map.as_slice().into(),
-                completes: output.completes as u16,
-                incoming: NO_SITE,
-                valid: true,
+                second,
+                map: &output.map,
+                sites: &output.sites,
             });
+            self.link_new(number, first_site, &output.sites);
             self.translator.recycle(output);
-            self.by_key.insert(target, number);
-            for page in [Some(page), second.map(|s| s.0)].into_iter().flatten() {
-                self.by_page.entry(page.0 >> 12).or_default().push(number);
-            }
             return Some(number);
         }
         None
+    }
+
+    /// Links a new block's jumps to the blocks there are.
+    fn link_new(&mut self, number: u32, first_site: u32, sites: &[u64]) {
+        if !self.switches.chain || self.check.is_some() {
+            return;
+        }
+        let block = self.blocks[number];
+        let mut next = 0;
+        while let Some(of) = sites.get(next..).and_then(Site::unpack) {
+            let site = first_site + next as u32;
+            next += of.words();
+            let Kind::Link { patch, .. } = of.kind else {
+                continue;
+            };
+            let target = RamOffset(block.at().0 & !0xfff | u64::from(of.rip));
+            let key = Targets::key(target, block.mode.into());
+            if let Some(to) = key.and_then(|key| self.blocks.find(key))
+                && !self.blocks[to].crosses
+            {
+                self.blocks.link(site, to);
+                self.lead(patch, self.blocks[to].host);
+                self.stats.links += 1;
+            }
+        }
     }
 
     /// A page has become a code page: nobody may write to it past the slow path. Returns when no
@@ -323,19 +340,12 @@ impl BtVcpu {
         }
     }
 
-    /// The block whose code holds a host address: blocks lie in the order of their making.
-    pub(crate) fn block_at(&self, host: u64) -> Option<&Block> {
-        let n = self.blocks.partition_point(|b| b.host <= host);
-        let block = self.blocks.get(n.checked_sub(1)?)?;
-        (host - block.host < u64::from(block.size)).then_some(block)
-    }
-
     /// True if the jump at `patch` may lead to `to` for as long as its own block is good.
-    pub(super) fn belong(&self, patch: u64, to: u32) -> bool {
-        let to = &self.blocks[to as usize].key;
-        self.block_at(patch)
-            .filter(|from| from.valid)
-            .is_some_and(|from| from.key.at.0 >> 12 == to.at.0 >> 12 && from.key.mode == to.mode)
+    pub(super) fn belong(&self, patch: u32, to: u32) -> bool {
+        let to = &self.blocks[to];
+        let from = self.blocks.at_host(patch).map(|from| &self.blocks[from]);
+        from.filter(|from| from.valid)
+            .is_some_and(|from| from.at().0 >> 12 == to.at().0 >> 12 && from.mode == to.mode)
     }
 
     /// Blocks went: no branch may lead to them.

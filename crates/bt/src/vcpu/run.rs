@@ -52,8 +52,8 @@ impl BtVcpu {
                     self.stats.branch_misses += 1;
                     if area.site as u32 != NO_SITE && !x86::mmu::is_canonical(area.rip) {
                         // The branch itself faults, not the fetch behind it.
-                        let site = self.sites[area.site as usize];
-                        let Kind::Branch { moved } = site.kind else {
+                        let site = self.blocks.site(area.site as u32);
+                        let Some((site, Kind::Branch { moved })) = site.map(|s| (s, s.kind)) else {
                             return Some(broken("a branch exit without a branch"));
                         };
                         cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_sub(moved as u64);
@@ -64,46 +64,49 @@ impl BtVcpu {
                     return None;
                 }
                 reason::INTERPRET => {
-                    let site = self.sites[area.site as usize];
+                    let Some(site) = self.blocks.site(area.site as u32) else {
+                        return Some(broken("an exit without a site"));
+                    };
                     cpu.s.rip = area.page.wrapping_add(site.rip.into());
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
                     return self.step_at(bus, &site);
                 }
                 reason::LINK => {
                     let number = area.site as u32;
-                    let Kind::Link { target, patch, .. } = self.sites[number as usize].kind else {
+                    let site = self.blocks.site(number);
+                    let Some((site, Kind::Link { patch, .. })) = site.map(|s| (s, s.kind)) else {
                         return Some(broken("a link exit without a link"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(target.into());
+                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
                     if self.check.is_some() {
                         return None;
                     }
-                    let patch = self.cache.range().0 + u64::from(patch);
                     let emptied = self.stats.emptied;
                     let block = self.find(bus)?;
                     // The block that jumps may have gone with the whole cache. And the page may be
                     // mapped elsewhere by now, without a flush yet: then the two do not belong
                     // together for good.
-                    let fixed = self.blocks[block as usize].second.is_none();
-                    let fixed = fixed && self.switches.chain;
+                    let fixed = !self.blocks[block].crosses && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
-                        let to = &mut self.blocks[block as usize];
-                        let before = std::mem::replace(&mut to.incoming, number);
-                        if let Kind::Link { next, .. } = &mut self.sites[number as usize].kind {
-                            *next = before;
-                        }
-                        self.cache
-                            .patch(patch, to.host.wrapping_sub(patch + 4) as i32);
+                        self.blocks.link(number, block);
+                        self.lead(patch, self.blocks[block].host);
                         self.stats.links += 1;
                     }
                     shadow = false;
-                    host = self.blocks[block as usize].host;
+                    host = self.host_of(block);
                 }
                 reason::MISS => {
-                    let number = area.site as usize;
-                    let site = self.sites[number];
+                    let site = self.blocks.site(area.site as u32);
                     let linear = area.detail;
-                    let Kind::Access { access, size } = site.kind else {
+                    let Some((
+                        site,
+                        Kind::Access {
+                            access,
+                            size,
+                            retry,
+                        },
+                    )) = site.map(|s| (s, s.kind))
+                    else {
                         return Some(broken("a miss exit without an access"));
                     };
                     cpu.s.rip = area.page.wrapping_add(site.rip.into());
@@ -113,15 +116,17 @@ impl BtVcpu {
                         return self.step_at(bus, &site);
                     }
                     shadow = site.shadow;
-                    host = self.cache.range().0 + u64::from(self.retries[number]);
+                    host = self.cache.range().0 + u64::from(retry);
                 }
                 reason::FAULT => {
                     let at = area.detail;
                     self.stats.faults += 1;
-                    let Some(block) = self.block_at(at) else {
+                    let offset = at.wrapping_sub(self.cache.range().0) as u32;
+                    let block = self.blocks.at_host(offset);
+                    let Some(rip) = block.and_then(|b| self.blocks.rip_of(b, offset)) else {
                         return Some(broken("a host fault outside any block"));
                     };
-                    let rip = self.area.page.wrapping_add(block.rip_of(at));
+                    let rip = self.area.page.wrapping_add(rip);
                     self.interp.cpu().s.rip = rip;
                     // The fault comes before any event: the instruction may stand behind STI.
                     self.bring_vector_in();
@@ -181,7 +186,7 @@ impl BtVcpu {
             segment.selector & !3 == 0 || segment.attributes.dpl() == 3
         });
         area.iret_bad = (!kept || s.nmi_blocked).into();
-        area.retries = self.retries.as_ptr() as u64;
+        area.sites = self.blocks.sites.as_ptr() as u64;
         area.cache = self.cache.range().0;
         area.target = host;
         // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
