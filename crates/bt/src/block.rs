@@ -15,15 +15,14 @@ pub struct Key {
     pub mode: u64,
 }
 
-/// A place in translated code that may leave it. It is kept in one word, a link in two:
+/// A place in translated code that may leave it. It is kept in one word:
 ///
 /// ```text
-///          63             37 36         31  30    29 28  16   15     14   13 12 11  0
-/// access   offset of check   size          write  0   code  shadow vector  0   rip
-/// branch   63..32: moved                       0      code  shadow vector  1   rip
-/// interpreted                                         code  shadow vector  2   rip
-/// link     offset of jump                              0    shadow vector  3  target
-///          63..32: offset of the exit   31..0: next
+///              63           37 36     31   30   29 28  16   15     14   13 12 11  0
+/// access       offset of check   size    write   0  code  shadow vector  0    rip
+/// branch       63..32: moved                     0  code  shadow vector  1    rip
+/// interpreted                                    0  code  shadow vector  2    rip
+/// link         offset of jump    next                     exit (15..14)  3   target
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
@@ -31,7 +30,7 @@ pub struct Site {
     pub rip: u16,
     /// Why.
     pub kind: Kind,
-    /// The guest instruction, for the statistics; not known of a link.
+    /// The guest instruction, for the statistics; as the next two not known of a link.
     pub code: Code,
     /// The instruction uses x87, MMX, SSE or AVX registers.
     pub vector: bool,
@@ -62,8 +61,9 @@ pub enum Kind {
     Link {
         /// Where the jump's displacement is.
         patch: u32,
-        /// The exit which asks for the link, where the jump leads before.
-        exit: u32,
+        /// Which of the block's exits ([`Block::exit`]) asks for the link: the jump leads there
+        /// before.
+        exit: u8,
         /// Another linked jump to the same block ([`Block::incoming`]).
         next: u32,
     },
@@ -73,11 +73,17 @@ pub enum Kind {
 pub const RETRY_SHIFT: u8 = 37;
 /// A code cache is not larger than these offsets reach.
 pub const REACH: usize = 1 << (64 - RETRY_SHIFT);
+/// Numbers of sites are smaller than this.
+pub const SITES: u32 = 1 << 21;
+/// No site, for [`Kind::Link`] and [`Block::incoming`].
+pub const NO_NEXT: u32 = SITES - 1;
 
 impl Site {
-    /// Appends it.
-    pub fn pack(&self, words: &mut Vec<u64>) {
-        let (kind, more, second) = match self.kind {
+    /// It as a word.
+    pub fn pack(&self) -> u64 {
+        let about =
+            u64::from(self.vector) << 14 | u64::from(self.shadow) << 15 | (self.code as u64) << 16;
+        let (kind, more) = match self.kind {
             Kind::Access {
                 access,
                 size,
@@ -85,43 +91,21 @@ impl Site {
             } => {
                 let write = u64::from(access == Access::Write) << 30;
                 let size = u64::from(size & 63) << 31;
-                (0, write | size | u64::from(retry) << RETRY_SHIFT, None)
+                (0, about | write | size | u64::from(retry) << RETRY_SHIFT)
             }
-            Kind::Branch { moved } => (1, u64::from(moved as u32) << 32, None),
-            Kind::Interpret => (2, 0, None),
+            Kind::Branch { moved } => (1, about | u64::from(moved as u32) << 32),
+            Kind::Interpret => (2, about),
             Kind::Link { patch, exit, next } => {
-                let second = u64::from(exit) << 32 | u64::from(next);
-                (3, u64::from(patch) << RETRY_SHIFT, Some(second))
+                let next = u64::from(next & (SITES - 1)) << 16;
+                let exit = u64::from(exit & 3) << 14;
+                (3, exit | next | u64::from(patch) << RETRY_SHIFT)
             }
         };
-        let code = match self.kind {
-            Kind::Link { .. } => 0,
-            _ => self.code as u64,
-        };
-        words.push(
-            u64::from(self.rip & 0xfff)
-                | kind << 12
-                | u64::from(self.vector) << 14
-                | u64::from(self.shadow) << 15
-                | code << 16
-                | more,
-        );
-        words.extend(second);
+        u64::from(self.rip & 0xfff) | kind << 12 | more
     }
 
-    /// How many words it takes.
-    pub fn words(&self) -> usize {
-        1 + usize::from(matches!(self.kind, Kind::Link { .. }))
-    }
-
-    /// Sets the exit of the link that these words begin with.
-    pub fn set_exit(words: &mut [u64], exit: u32) {
-        words[1] = u64::from(exit) << 32 | words[1] & 0xffff_ffff;
-    }
-
-    /// The site that begins with the first of these words.
-    pub fn unpack(words: &[u64]) -> Option<Site> {
-        let word = *words.first()?;
+    /// The site of a word.
+    pub fn unpack(word: u64) -> Site {
         let offset = (word >> RETRY_SHIFT) as u32;
         let kind = match word >> 12 & 3 {
             0 => Kind::Access {
@@ -137,22 +121,20 @@ impl Site {
                 moved: (word >> 32) as i32,
             },
             2 => Kind::Interpret,
-            _ => {
-                let second = *words.get(1)?;
-                Kind::Link {
-                    patch: offset,
-                    exit: (second >> 32) as u32,
-                    next: second as u32,
-                }
-            }
+            _ => Kind::Link {
+                patch: offset,
+                exit: (word >> 14 & 3) as u8,
+                next: (word >> 16) as u32 & (SITES - 1),
+            },
         };
-        Some(Site {
+        let about = if word >> 12 & 3 == 3 { 0 } else { word };
+        Site {
             rip: (word & 0xfff) as u16,
             kind,
-            code: Code::try_from((word >> 16 & 0x1fff) as usize).unwrap_or_default(),
-            vector: word >> 14 & 1 != 0,
-            shadow: word >> 15 & 1 != 0,
-        })
+            code: Code::try_from((about >> 16 & 0x1fff) as usize).unwrap_or_default(),
+            vector: about >> 14 & 1 != 0,
+            shadow: about >> 15 & 1 != 0,
+        }
     }
 }
 
@@ -176,11 +158,11 @@ pub struct Block {
     /// Generation of its page when it was translated.
     pub generation: u32,
     /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
-    /// before; [`crate::translate::NO_SITE`] if there is none.
+    /// before; [`NO_NEXT`] if there is none.
     pub incoming: u32,
-    /// Where its map begins, the next block with the same hash, the next one in its page.
+    /// Where its map begins, its code that hardly ever runs, and the next block of its page.
     pub(super) map: u32,
-    pub(super) next_alike: u32,
+    pub(super) cold: u32,
     pub(super) next_in_page: u32,
     /// False after its page was written.
     pub valid: bool,
@@ -189,7 +171,20 @@ pub struct Block {
     pub crosses: bool,
 }
 
+/// Bytes of a block's first exit that asks for a link, and of each further one, which shares the
+/// end of the first. They lie one behind the other where its code that hardly ever runs begins.
+pub const EXITS: [u32; 2] = [11, 8];
+
 impl Block {
+    /// Offset of an exit that asks for a link.
+    pub fn exit(&self, n: u8) -> u32 {
+        self.cold
+            + match u32::from(n) {
+                0 => 0,
+                n => EXITS[0] + (n - 1) * EXITS[1],
+            }
+    }
+
     /// Its first byte in RAM.
     pub fn at(&self) -> RamOffset {
         RamOffset(u64::from(self.page) << 12 | u64::from(self.start))
@@ -218,8 +213,8 @@ mod tests {
         };
         let link = Kind::Link {
             patch: REACH as u32 - 5,
-            exit: 77,
-            next: !0,
+            exit: 2,
+            next: NO_NEXT,
         };
         let all = [
             site(access(Access::Read), last),
@@ -227,8 +222,12 @@ mod tests {
             site(Kind::Interpret, Code::Cpuid),
             site(Kind::Branch { moved: -8 }, Code::Call_rm64),
             site(Kind::Branch { moved: 65543 }, Code::Retnq_imm16),
-            site(link, Code::INVALID),
         ];
+        let link = Site {
+            vector: false,
+            ..site(link, Code::INVALID)
+        };
+        assert_eq!(Site::unpack(link.pack()), link);
         for site in all {
             for shadow in [false, true] {
                 let site = Site {
@@ -236,12 +235,7 @@ mod tests {
                     vector: !shadow,
                     ..site
                 };
-                let mut words = Vec::new();
-                site.pack(&mut words);
-                assert_eq!(
-                    (Site::unpack(&words), words.len()),
-                    (Some(site), site.words())
-                );
+                assert_eq!(Site::unpack(site.pack()), site);
             }
         }
     }

@@ -1,15 +1,19 @@
 //! The blocks of one processor: by number, by key, by page, by their place in the code cache, with
 //! their sites. Numbers count up until all are forgotten; blocks lie in the cache in their order.
 
-use crate::block::{Block, Kind, Site};
-use crate::translate::NO_SITE;
+use crate::block::{Block, Kind, NO_NEXT, SITES, Site};
 use crate::vcpu::Map;
 use mem::RamOffset;
 
-/// Binary logarithm of the chains of blocks whose keys are alike.
-const CHAINS: u32 = 17;
-/// No block.
+/// Binary logarithm of the places for keys.
+const PLACES: u32 = 18;
+/// At most so many of them are taken.
+const FULL: usize = 3 << (PLACES - 2);
+/// No block; in a place also one that was removed, where the search for another must go on.
 const NONE: u32 = u32::MAX;
+const REMOVED: u32 = NONE - 1;
+/// The bits of a place that are the block's number; the others are of its key's hash.
+const NUMBER: u32 = (1 << PLACES) - 1;
 /// Binary logarithm of the bytes of the code cache for which the first block is known.
 const STRETCH: u32 = 10;
 
@@ -23,6 +27,8 @@ pub struct New<'a> {
     pub mode: u16,
     /// Offset in the code cache.
     pub host: u32,
+    /// Offset of its code that hardly ever runs.
+    pub cold: u32,
     /// Bytes of host code.
     pub size: usize,
     /// See [`Block::completes`].
@@ -41,8 +47,8 @@ pub struct New<'a> {
 /// See the module.
 pub struct Blocks {
     all: Vec<Block>,
-    /// The first of each chain.
-    chains: Box<[u32]>,
+    /// By their keys: a hash table whose entries go on to the next place where theirs is taken.
+    places: Box<[u32]>,
     /// For each stretch of the code cache the first block that begins in it or behind it.
     stretches: Vec<u32>,
     /// The last block made of each page.
@@ -58,8 +64,11 @@ pub struct Blocks {
     maps: Vec<u8>,
 }
 
-fn chain(key: u64) -> usize {
-    (key.wrapping_mul(crate::targets::HASH) >> (64 - CHAINS)) as usize
+/// The first place of a key, and what its entry has beside the number.
+fn place(key: u64) -> (usize, u32) {
+    let hash = key.wrapping_mul(crate::targets::HASH);
+    let place = (hash >> (64 - PLACES)) as usize;
+    (place, (hash >> (32 - PLACES)) as u32 & !NUMBER)
 }
 
 impl Blocks {
@@ -68,7 +77,7 @@ impl Blocks {
     pub fn new(cache: usize) -> Blocks {
         Blocks {
             all: Vec::with_capacity(cache / 96),
-            chains: vec![NONE; 1 << CHAINS].into_boxed_slice(),
+            places: vec![NONE; 1 << PLACES].into_boxed_slice(),
             stretches: Vec::with_capacity(cache >> STRETCH),
             pages: Map::default(),
             seconds: Map::default(),
@@ -81,7 +90,7 @@ impl Blocks {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.all.clear();
-        self.chains.fill(NONE);
+        self.places.fill(NONE);
         self.stretches.clear();
         self.pages.clear();
         self.seconds.clear();
@@ -103,14 +112,28 @@ impl Blocks {
     /// The block of a key.
     pub fn find(&self, key: u64) -> Option<u32> {
         let (at, mode) = ((key >> 24) << 12 | key & 0xfff, (key >> 12 & 0xfff) as u16);
-        let mut number = self.chains[chain(key)];
-        while let Some(block) = self.get(number) {
-            if block.at().0 == at && block.mode == mode {
+        let (mut place, tag) = place(key);
+        loop {
+            let entry = self.places[place];
+            if entry == NONE {
+                return None;
+            }
+            let number = entry & NUMBER;
+            if entry & !NUMBER == tag
+                && let Some(block) = self.get(number)
+                && block.at().0 == at
+                && block.mode == mode
+                && entry != REMOVED
+            {
                 return Some(number);
             }
-            number = block.next_alike;
+            place = (place + 1) % self.places.len();
         }
-        None
+    }
+
+    /// True if no more can be added.
+    pub fn is_full(&self) -> bool {
+        self.all.len() >= FULL || self.sites.len() + 1000 >= SITES as usize
     }
 
     /// Adds a block; its number.
@@ -134,8 +157,11 @@ impl Blocks {
         while self.stretches.len() <= new.host as usize >> STRETCH {
             self.stretches.push(number);
         }
-        let chain = &mut self.chains[chain(new.key)];
-        let next_alike = std::mem::replace(chain, number);
+        let (mut at, tag) = place(new.key);
+        while self.places[at] != NONE {
+            at = (at + 1) % self.places.len();
+        }
+        self.places[at] = tag | number;
         let next_in_page = self.pages.insert(page, number).unwrap_or(NONE);
         if let Some(second) = new.second {
             self.seconds.insert(number.into(), second);
@@ -152,9 +178,9 @@ impl Blocks {
             count: new.map.len() as u8,
             completes: new.completes as u8,
             generation: new.generation,
-            incoming: NO_SITE,
+            incoming: NO_NEXT,
             map,
-            next_alike,
+            cold: new.cold,
             next_in_page,
             valid: true,
             crosses: new.second.is_some(),
@@ -164,21 +190,13 @@ impl Blocks {
 
     /// Takes a block out of those that are found by their keys.
     pub fn remove(&mut self, key: u64, number: u32) {
-        let Some(next) = self.get(number).map(|b| b.next_alike) else {
-            return;
-        };
-        let first = &mut self.chains[chain(key)];
-        if *first == number {
-            *first = next;
-            return;
-        }
-        let mut before = *first;
-        while let Some(block) = self.all.get_mut(before as usize) {
-            if block.next_alike == number {
-                block.next_alike = next;
+        let (mut at, tag) = place(key);
+        while self.places[at] != NONE {
+            if self.places[at] == tag | number {
+                self.places[at] = REMOVED;
                 return;
             }
-            before = block.next_alike;
+            at = (at + 1) % self.places.len();
         }
     }
 
@@ -262,7 +280,7 @@ impl Blocks {
 
     /// A site by its number.
     pub fn site(&self, number: u32) -> Option<Site> {
-        Site::unpack(self.sites.get(number as usize..)?)
+        self.sites.get(number as usize).copied().map(Site::unpack)
     }
 
     /// The jump of a site was linked to a block.
@@ -270,9 +288,12 @@ impl Blocks {
         let Some(block) = self.all.get_mut(to as usize) else {
             return;
         };
-        if let Some(second) = self.sites.get_mut(site as usize + 1) {
-            let before = std::mem::replace(&mut block.incoming, site);
-            *second = *second >> 32 << 32 | u64::from(before);
+        if let Some(word) = self.sites.get_mut(site as usize) {
+            let mut of = Site::unpack(*word);
+            if let Kind::Link { next, .. } = &mut of.kind {
+                *next = std::mem::replace(&mut block.incoming, site);
+            }
+            *word = of.pack();
         }
     }
 
@@ -283,8 +304,8 @@ impl Blocks {
         };
         block.valid = false;
         let mut links = Vec::new();
-        let mut number = std::mem::replace(&mut block.incoming, NO_SITE);
-        while number != NO_SITE
+        let mut number = std::mem::replace(&mut block.incoming, NO_NEXT);
+        while number != NO_NEXT
             && let Some(site) = self.site(number)
             && let Kind::Link { next, .. } = site.kind
         {
@@ -314,6 +335,7 @@ mod tests {
             at,
             mode: 3,
             host,
+            cold: 7000,
             size,
             completes: 2,
             generation: 1,
@@ -381,8 +403,8 @@ mod tests {
             rip: 0,
             kind: Kind::Link {
                 patch,
-                exit: patch + 100,
-                next: NO_SITE,
+                exit: 1,
+                next: NO_NEXT,
             },
             code: iced_x86::Code::INVALID,
             vector: false,
@@ -390,14 +412,15 @@ mod tests {
         };
         for patch in [10, 20] {
             let site = blocks.sites.len() as u32;
-            link(patch).pack(&mut blocks.sites);
+            blocks.sites.push(link(patch).pack());
             blocks.link(site, number);
         }
         let places: Vec<_> = blocks.unlink(number).iter().map(|s| s.kind).collect();
-        let Kind::Link { exit, .. } = places[0] else {
+        let Kind::Link { exit, patch, .. } = places[0] else {
             panic!("no link")
         };
-        assert_eq!((places.len(), exit), (2, 120));
+        assert_eq!((places.len(), patch), (2, 20));
+        assert_eq!(blocks[number].exit(exit), 7011);
         assert!(!blocks[number].valid && blocks.unlink(number).is_empty());
     }
 }

@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes.
-pub const SIZE: usize = 35 << 20;
+pub const SIZE: usize = 37 << 20;
 const _: () = assert!(SIZE <= crate::block::REACH);
 
 /// Code that hardly ever runs lies in pieces of this size.

@@ -495,6 +495,11 @@ impl Asm {
         self.bytes.push(0xe9);
         self.put(&(host.wrapping_sub(from) as i32).to_le_bytes());
     }
+    /// `jmp` to a host address that is at most 126 bytes before this one.
+    pub fn jmp_back(&mut self, host: u64) {
+        let from = self.here() + 2;
+        self.put(&[0xeb, host.wrapping_sub(from) as u8]);
+    }
     /// Adds one to the word at a host address, without touching flags. R10 and R11 are lost.
     pub fn count_at(&mut self, host: u64) {
         self.mov_imm(R10, host);

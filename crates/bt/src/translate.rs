@@ -360,6 +360,7 @@ impl Translator {
             code: Code::INVALID,
             vector: false,
             shadow: false,
+            links: 0,
             after,
         };
         if let Some(counter) = source.counter {
@@ -494,6 +495,8 @@ struct Building<'t, 's> {
     vector: bool,
     /// The current instruction follows an STI.
     shadow: bool,
+    /// Sites that are links, so far.
+    links: u8,
     /// Flags that are needed behind the block.
     after: LiveAfter,
 }
@@ -554,7 +557,7 @@ impl Building<'_, '_> {
             vector: self.vector,
             shadow: self.shadow,
         };
-        site.pack(&mut self.sites);
+        self.sites.push(site.pack());
         number
     }
 
@@ -895,7 +898,13 @@ impl Building<'_, '_> {
         let buffer = take(&mut self.t.spare.output.cold);
         let cold = Asm::with_buffer(self.source.cold, buffer);
         let mut main = core::mem::replace(&mut self.asm, cold);
-        for slow in core::mem::take(&mut self.slow) {
+        // First the exits that ask for links, where the block's list has them
+        // ([`crate::block::EXITS`]).
+        let mut slow = take(&mut self.slow);
+        slow.sort_by_key(|slow| !matches!(slow.what, SlowPath::Link));
+        // Ends that others may share.
+        let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
+        for slow in slow.drain(..) {
             for hole in slow.holes {
                 main.bind_to(hole, self.asm.here());
             }
@@ -910,12 +919,7 @@ impl Building<'_, '_> {
                     self.t.exits.miss(self.source.view, *access)
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
-                SlowPath::Link => {
-                    let exit = (self.asm.here() - self.source.cache) as u32;
-                    let first = (slow.site - self.source.first_site) as usize;
-                    Site::set_exit(&mut self.sites[first..], exit);
-                    self.t.exits.link
-                }
+                SlowPath::Link => self.t.exits.link,
                 SlowPath::Leave(target) => {
                     self.linear(R11, *target);
                     self.asm.jmp_to(self.t.exits.poll);
@@ -923,8 +927,18 @@ impl Building<'_, '_> {
                 }
             };
             self.asm.mov_imm(R10, slow.site.into());
-            self.asm.jmp_to(exit);
+            let here = self.asm.here();
+            let known = ends.iter().flatten().find(|(to, _)| *to == exit);
+            match known {
+                Some((_, end)) if here - end < 126 => self.asm.jmp_back(*end),
+                _ => {
+                    ends.rotate_right(1);
+                    ends[0] = Some((exit, here));
+                    self.asm.jmp_to(exit);
+                }
+            }
         }
+        self.slow = slow;
         self.cold = core::mem::replace(&mut self.asm, main).bytes;
     }
 

@@ -7,7 +7,7 @@ use super::{
     stolen,
 };
 use crate::area::{Area, View};
-use crate::block::Kind;
+use crate::block::{Kind, NO_NEXT};
 use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use x86::mmu::Access;
@@ -110,10 +110,10 @@ impl Building<'_, '_> {
         let patch = self.asm.origin + at as u64;
         let kind = Kind::Link {
             patch: (patch - self.source.cache) as u32,
-            // Not known before the slow paths are made.
-            exit: 0,
-            next: NO_SITE,
+            exit: self.links,
+            next: NO_NEXT,
         };
+        self.links += 1;
         let site = self.site_at(target as u16, kind);
         self.slow.push(Slow {
             holes: vec![hole],

@@ -47,7 +47,7 @@ impl BtVcpu {
                 && let Some(from) = self.blocks.at_host(patch)
                 && self.blocks[from].valid
             {
-                self.lead(patch, exit);
+                self.lead(patch, self.blocks[from].exit(exit));
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
@@ -262,7 +262,8 @@ impl BtVcpu {
                 bus: &mut *bus,
             };
             let output = self.translator.block(&x, &source)?;
-            if !self.cache.append(&output.code, &output.cold) {
+            let full = self.blocks.is_full();
+            if full || !self.cache.append(&output.code, &output.cold) {
                 self.empty_cache();
                 continue;
             }
@@ -283,6 +284,7 @@ impl BtVcpu {
                 at: key.at,
                 mode: (target >> 12 & 0xfff) as u16,
                 host: (source.origin - source.cache) as u32,
+                cold: (source.cold - source.cache) as u32,
                 size: output.code.len(),
                 completes: output.completes,
                 generation,
@@ -303,10 +305,8 @@ impl BtVcpu {
             return;
         }
         let block = self.blocks[number];
-        let mut next = 0;
-        while let Some(of) = sites.get(next..).and_then(Site::unpack) {
-            let site = first_site + next as u32;
-            next += of.words();
+        for (site, word) in (first_site..).zip(sites) {
+            let of = Site::unpack(*word);
             let Kind::Link { patch, .. } = of.kind else {
                 continue;
             };
