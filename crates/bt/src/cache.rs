@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes.
-pub const SIZE: usize = 37 << 20;
+pub const SIZE: usize = 36 << 20;
 const _: () = assert!(SIZE <= crate::block::REACH);
 
 /// Code that hardly ever runs lies in pieces of this size.
@@ -103,7 +103,7 @@ impl CodeCache {
     /// Appends a block made for [`Self::next`] and [`Self::next_cold`]; false if it does not fit.
     #[must_use]
     pub fn append(&mut self, bytes: &[u8], cold: &[u8]) -> bool {
-        let fits = |bytes: &[u8], used, end: usize| bytes.len() + 16 <= end - used;
+        let fits = |bytes: &[u8], used, end: usize| bytes.len() <= end - used;
         let cold_fits = cold.is_empty() || fits(cold, self.cold_next, self.cold_end);
         if !fits(bytes, self.used, self.cold) || !cold_fits {
             return false;
@@ -116,7 +116,6 @@ impl CodeCache {
             }
             *used += bytes.len();
         }
-        self.used = self.used.next_multiple_of(16);
         true
     }
 
