@@ -242,6 +242,22 @@ pub struct Area {
     pub tsc_add: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
+    /// The guest's XCR0.
+    pub xcr0: u64,
+    /// Address of an image ([`crate::entry::Image`]) in which x87's pointers are cleared.
+    pub image: u64,
+    /// Bytes of an XSAVE image less one.
+    pub image_last: u64,
+    /// The flags as LAHF and SETO left them in AX, while an XSAVE or XRSTOR is done.
+    pub lahf: u64,
+    /// CR0, for reading.
+    pub cr0: u64,
+    /// CR2, for reading.
+    pub cr2: u64,
+    /// CR3, for reading.
+    pub cr3: u64,
+    /// CR4, for reading.
+    pub cr4: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
     /// The host's stack pointer.

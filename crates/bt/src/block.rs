@@ -21,7 +21,7 @@ pub struct Key {
 ///              63           37 36     31   30   29 28  16   15     14   13 12 11  0
 /// access       offset of check   size    write   0  code  shadow vector  0    rip
 /// branch       63..32: moved                     0  code  shadow vector  1    rip
-/// interpreted                                    0  code  shadow vector  2    rip
+/// interpreted  more                              0  code  shadow vector  2    rip
 /// link         offset of jump    next                     exit (15..14)  3   target
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,11 @@ pub enum Kind {
         retry: u32,
     },
     /// The instruction is the interpreter's.
-    Interpret,
+    Interpret {
+        /// Of XSAVE and its kin where the code goes on; of MOV to CR3 the register, and from bit 4 on
+        /// the bytes of the instruction.
+        more: u32,
+    },
     /// An indirect branch missed the branch table.
     Branch {
         /// What it adds to RSP.
@@ -94,7 +98,7 @@ impl Site {
                 (0, about | write | size | u64::from(retry) << RETRY_SHIFT)
             }
             Kind::Branch { moved } => (1, about | u64::from(moved as u32) << 32),
-            Kind::Interpret => (2, about),
+            Kind::Interpret { more } => (2, about | u64::from(more) << RETRY_SHIFT),
             Kind::Link { patch, exit, next } => {
                 let next = u64::from(next & (SITES - 1)) << 16;
                 let exit = u64::from(exit & 3) << 14;
@@ -120,7 +124,7 @@ impl Site {
             1 => Kind::Branch {
                 moved: (word >> 32) as i32,
             },
-            2 => Kind::Interpret,
+            2 => Kind::Interpret { more: offset },
             _ => Kind::Link {
                 patch: offset,
                 exit: (word >> 14 & 3) as u8,
@@ -219,7 +223,7 @@ mod tests {
         let all = [
             site(access(Access::Read), last),
             site(access(Access::Write), Code::Push_r64),
-            site(Kind::Interpret, Code::Cpuid),
+            site(Kind::Interpret { more: 0x43 }, Code::Cpuid),
             site(Kind::Branch { moved: -8 }, Code::Call_rm64),
             site(Kind::Branch { moved: 65543 }, Code::Retnq_imm16),
         ];

@@ -451,6 +451,19 @@ impl Asm {
         self.put(&value.to_le_bytes());
     }
 
+    /// `and reg32, [mem]`.
+    pub fn and_mem32(&mut self, reg: u8, mem: Mem) {
+        self.with_mem(None, false, &[0x23], reg, mem);
+    }
+    /// `xsave64 [mem]`.
+    pub fn xsave64(&mut self, mem: Mem) {
+        self.with_mem(None, true, &[0x0f, 0xae], 4, mem);
+    }
+    /// `xrstor64 [mem]`.
+    pub fn xrstor64(&mut self, mem: Mem) {
+        self.with_mem(None, true, &[0x0f, 0xae], 5, mem);
+    }
+
     /// `jcc` forward, near.
     pub fn jcc(&mut self, cc: u8) -> Hole {
         self.put(&[0x0f, 0x80 | cc, 0, 0, 0, 0]);
@@ -649,6 +662,12 @@ mod tests {
                 text(|a| a.test_mem32(R11, Mem::gs(0x70))),
                 "test gs:[70h],r11d;",
             ),
+            (
+                text(|a| a.and_mem32(RAX, Mem::gs(0x70))),
+                "and eax,gs:[70h];",
+            ),
+            (text(|a| a.xsave64(Mem::gs(0x70))), "xsave64 gs:[70h];"),
+            (text(|a| a.xrstor64(Mem::gs(0x70))), "xrstor64 gs:[70h];"),
             (text(|a| a.imul(RCX, R11)), "imul rcx,r11;"),
             (text(|a| a.not(R11)), "not r11;"),
             (text(|a| a.neg(RCX)), "neg rcx;"),

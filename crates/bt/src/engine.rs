@@ -185,6 +185,13 @@ impl Engine for Translation {
     }
 }
 
+/// True if the host has XSAVEC, and XGETBV tells which state is in use.
+pub(crate) fn has_xsavec() -> bool {
+    // A processor with AVX has leaf 0xd.
+    let leaf = std::arch::x86_64::__cpuid_count(0xd, 1).eax;
+    leaf & 6 == 6
+}
+
 /// True if the host has a feature that copied instructions need.
 pub(crate) fn native(feature: CpuidFeature) -> bool {
     use CpuidFeature as F;

@@ -137,25 +137,24 @@ global_asm!(
     target = const offset_of!(Area, target),
 );
 
-/// Copies the x87 and MMX registers (FXSAVE image, 512 bytes) out of the processor.
-pub fn save_x87(image: &mut FxImage) {
-    // SAFETY: the image is 512 bytes and 16-byte aligned.
+/// Copies the x87 and MMX registers (the FXSAVE part) out of the processor.
+pub fn save_x87(image: &mut Image) {
+    // SAFETY: the image is larger than 512 bytes and 16-byte aligned.
     unsafe { core::arch::asm!("fxsave64 [{}]", in(reg) image, options(nostack)) };
 }
 
-/// Loads the x87 and MMX registers; the rest of the image (XMM, MXCSR) is made the host's own.
-pub fn load_x87(image: &mut FxImage) {
-    let mut own = FxImage([0; 64]);
-    save_x87(&mut own);
-    // MXCSR and its mask are the upper half of quadword 3; XMM0–XMM15 follow the eight x87
-    // registers.
-    image.0[3] = own.0[3];
-    image.0[20..].copy_from_slice(&own.0[20..]);
-    // SAFETY: the image is 512 bytes and aligned, MXCSR was just read from this processor, and
-    // the x87 registers are not used by Rust code.
-    unsafe { core::arch::asm!("fxrstor64 [{}]", in(reg) image, options(nostack)) };
+/// Loads the x87 and MMX registers alone; `initial`: with their initial values, which the processor
+/// then knows and XSAVEC leaves out.
+pub fn load_x87(image: &mut Image, initial: bool) {
+    image.0[64] = u64::from(!initial);
+    image.0[65..].fill(0);
+    // SAFETY: a header of the standard form, aligned; only x87 is asked for, which Rust code does
+    // not use. A processor with AVX has XRSTOR, and the translator asks for AVX.
+    unsafe {
+        core::arch::asm!("xrstor64 [{}]", in(reg) image, in("eax") 1, in("edx") 0, options(nostack));
+    }
 }
 
-/// An FXSAVE image as quadwords.
-#[repr(C, align(16))]
-pub struct FxImage(pub [u64; 64]);
+/// The first 576 bytes of an XSAVE image as quadwords: the FXSAVE part and the header.
+#[repr(C, align(64))]
+pub struct Image(pub [u64; 72]);

@@ -5,7 +5,7 @@
 
 use core::cell::Cell;
 use core::mem::{MaybeUninit, zeroed};
-use std::sync::Once;
+use std::sync::{LazyLock, Once};
 
 /// What the handler needs to know of this thread's translated code.
 #[derive(Clone, Copy, Debug)]
@@ -91,9 +91,19 @@ extern "C" fn handler(signal: i32, _info: *mut libc::siginfo_t, context: *mut li
     }
 }
 
-/// Sets the thread's `gs` base.
+/// Sets the thread's `gs` base: by the instruction where the host's kernel lets programs use it.
 pub fn set_gs(base: u64) {
     const ARCH_SET_GS: i32 = 0x1001;
+    const HWCAP2_FSGSBASE: u64 = 2;
+    static DIRECT: LazyLock<bool> = LazyLock::new(|| {
+        // SAFETY: reads the auxiliary vector.
+        unsafe { libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0 }
+    });
+    if *DIRECT {
+        // SAFETY: as below; the kernel says that the instruction is enabled.
+        unsafe { core::arch::asm!("wrgsbase {}", in(reg) base, options(nostack)) };
+        return;
+    }
     // SAFETY: user code of Linux on x86-64 does not use gs; this thread's translated code does.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
 }

@@ -50,8 +50,14 @@ switches! {
     short_check = "short-check";
     /// replaces sensitive instructions by code, where they are usual ones
     inline_sensitive = "inline-sensitive";
+    /// saves and restores x87 and vector registers by the host's XSAVE and XRSTOR
+    save_state = "save-state";
+    /// changes address spaces without the interpreter
+    to_space = "to-space";
     /// keeps the tables of address spaces that the guest has left
     spaces = "spaces";
+    /// goes on behind an instruction of the interpreter without the dispatcher
+    resume = "resume";
     /// takes the kernel's global pages over into the tables of a new address space
     inherit = "inherit";
 }

@@ -16,6 +16,7 @@ mod branch;
 mod classify;
 mod protected;
 mod registers;
+mod save_state;
 mod sensitive;
 mod shared;
 mod strings;
@@ -68,7 +69,8 @@ mod field {
         use super::*;
         fields!(page rip reason detail site spill value saved sites cache targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
-            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp);
+            kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp
+            cr0 cr2 cr3 cr4 xcr0 image image_last lahf);
     }
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
@@ -95,8 +97,10 @@ pub mod reason {
     /// As [`LOOK_UP`], from the indirect branch of `site`, or from no such branch
     /// ([`super::NO_SITE`]).
     pub const BRANCH: i32 = 6;
+    /// The MOV to CR3 of `site` is to be done.
+    pub const SPACE: i32 = 7;
     /// Names for the statistics, by value.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "none",
         "tlb_miss",
         "interpret",
@@ -104,6 +108,7 @@ pub mod reason {
         "pins",
         "fault",
         "branch",
+        "space",
     ];
 }
 
@@ -199,9 +204,15 @@ enum Class {
     Loop,
     /// STAC and CLAC.
     UserAccess,
+    /// MOV from CR0, CR2, CR3 and CR4, in ring 0.
+    ReadControl,
+    /// MOV to CR3, in ring 0.
+    ToSpace,
     Syscall,
     Sysret,
     Iret,
+    /// XSAVE, XSAVEC, XRSTOR and their kin.
+    SaveState,
     /// Left to the interpreter.
     Interpret,
 }
@@ -211,7 +222,12 @@ impl Class {
     fn ends(self) -> bool {
         matches!(
             self,
-            Class::Interpret | Class::Syscall | Class::Sysret | Class::Iret | Class::UserAccess
+            Class::Interpret
+                | Class::Syscall
+                | Class::Sysret
+                | Class::Iret
+                | Class::UserAccess
+                | Class::ToSpace
         )
     }
 
@@ -227,6 +243,9 @@ impl Class {
             | Class::Base
             | Class::Tsc
             | Class::UserAccess
+            | Class::ReadControl
+            | Class::ToSpace
+            | Class::SaveState
             | Class::Syscall
             | Class::Sysret
             | Class::Iret => Treatment::Replaced,
@@ -250,6 +269,8 @@ pub struct Translator {
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
+    /// Bytes of an XSAVE image with the guest's XCR0.
+    image: u64,
     /// The guest's TSC follows the host's ([`x86::Bus::tsc_rate`]).
     pub tsc: bool,
 }
@@ -285,6 +306,7 @@ impl Translator {
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
             #[cfg(test)]
             sabotage: None,
+            image: 0,
             tsc: false,
         }
     }
@@ -299,6 +321,7 @@ impl Translator {
     /// Translates the block at `source.rip`; `None` if the first instruction crosses the page.
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
         let start = (source.rip & 0xfff) as usize;
+        self.image = x86::xstate::image_size(x.s.xcr0);
         let mut bytes = &source.page[start..];
         let (joined, mut longest) = (source.next.map(|next| [bytes, &next].concat()), LONGEST);
         if let Some(joined) = &joined {
@@ -563,7 +586,7 @@ impl Building<'_, '_> {
 
     /// Leaves for the interpreter.
     fn interpret(&mut self) -> bool {
-        let site = self.site(Kind::Interpret);
+        let site = self.site(Kind::Interpret { more: 0 });
         self.asm.mov_imm(R10, site.into());
         let exit = self.t.exits.interpret;
         self.asm.jmp_to(exit);
@@ -660,6 +683,15 @@ impl Building<'_, '_> {
             }
             Class::UserAccess => {
                 self.user_access(i.code() == Code::Stac, i.next_ip());
+                return true;
+            }
+            Class::ReadControl => self.read_control(i),
+            Class::SaveState => return self.save_state(i, self.t.image - 1),
+            Class::ToSpace => {
+                let more = i.op1_register().number() | i.len() << 4;
+                let site = self.site(Kind::Interpret { more: more as u32 });
+                self.asm.mov_imm(R10, site.into());
+                self.asm.jmp_to(self.t.exits.space);
                 return true;
             }
             Class::Syscall => {

@@ -12,13 +12,13 @@ use crate::blocks::Blocks;
 use crate::cache::{self, CodeCache};
 use crate::check::Check;
 use crate::dump::Recorder;
-use crate::engine::{Options, Peer, Peers, native};
-use crate::entry::{self, FxImage};
+use crate::engine::{Options, Peer, Peers, has_xsavec, native};
+use crate::entry::{self, Image};
 use crate::pages::CodeCopies;
 use crate::signal;
 use crate::switches::Switches;
 use crate::targets::Targets;
-use crate::translate::{Translator, exits, reason};
+use crate::translate::{Exits, Translator, exits, reason};
 use iced_x86::Code;
 use mem::GuestMemory;
 use std::collections::{HashMap, HashSet};
@@ -30,7 +30,7 @@ use x86::exec::{Cpu, Exec, attention};
 use x86::interp::InterpVcpu;
 use x86::mmu::History;
 use x86::softfloat::F80;
-use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, cr4, rflags, seg};
+use x86::state::{Activity, Attributes, Segment, Shadow, TableRegister, X87, cr4, rflags, seg};
 use x86::{Bus, Counters, CpuState, Signals, StateError, Stop, TscRate, Vcpu};
 
 /// The flags that live in the host's RFLAGS while translated code runs.
@@ -57,6 +57,10 @@ impl Hasher for WordHasher {
 
 pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
 type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
+
+/// What only the interpreter deals with: single steps, shadows, breakpoints, a processor that does
+/// not run.
+const LASTING: u32 = attention::STEP | attention::SHADOW | attention::DEBUG | attention::ACTIVITY;
 
 /// Address spaces whose software TLB is kept (PCIDs a guest uses at once: Linux has six).
 const SPACES: usize = 6;
@@ -88,15 +92,14 @@ pub struct BtVcpu {
     pub(crate) cache: CodeCache,
     /// Bytes of the shared exits at the start of the cache.
     fixed: usize,
-    fault_exit: u64,
-    look_up_exit: u64,
+    exits: Exits,
     pub(crate) translator: Translator,
     pub(crate) blocks: Blocks,
     pub(crate) targets: Targets,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
     user_segments: UserSegments,
-    image: Box<FxImage>,
+    image: Box<Image>,
     history: History,
     code_writes: u64,
     stats: Stats,
@@ -180,6 +183,8 @@ impl BtVcpu {
             .unwrap_or_else(PoisonError::into_inner)
             .push(me.clone());
         let pins = std::ptr::from_ref(signals.word()) as u64;
+        let mut switches = options.switches;
+        switches.save_state &= has_xsavec();
         let targets = Targets::new();
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
@@ -196,15 +201,14 @@ impl BtVcpu {
             copies: CodeCopies::default(),
             code_pages: Set::default(),
             fixed: cache.used(),
-            fault_exit: exits.fault,
-            look_up_exit: exits.look_up,
+            exits,
             cache,
-            translator: Translator::new(exits, Box::new(native), options.switches),
+            translator: Translator::new(exits, Box::new(native), switches),
             blocks: Blocks::new(cache::SIZE),
             targets,
             vector_outside: false,
             user_segments: UserSegments::default(),
-            image: Box::new(FxImage([0; 64])),
+            image: Box::new(Image([0; 72])),
             history: History::default(),
             stats: Stats::default(),
             by_code: Map::default(),
@@ -276,7 +280,8 @@ impl BtVcpu {
             image[4 + 2 * n] = r.significand;
             image[5 + 2 * n] = r.sign_exponent.into();
         }
-        entry::load_x87(&mut self.image);
+        let initial = s.x87 == X87::default();
+        entry::load_x87(&mut self.image, initial);
     }
 
     /// One step of the interpreter, with whatever events are due before it.
@@ -363,8 +368,7 @@ impl BtVcpu {
         loop {
             // What only the interpreter does: events, single steps, shadows, modes.
             let cpu = self.interp.cpu();
-            let why = cpu.attention
-                & (attention::STEP | attention::SHADOW | attention::DEBUG | attention::ACTIVITY);
+            let why = cpu.attention & LASTING;
             let due = self.signals.get() & self.pin_mask();
             if why != 0 || due != 0 {
                 if due & Signals::ENGINE != 0 {
@@ -391,8 +395,7 @@ impl BtVcpu {
             }
             let cpu = self.interp.cpu();
             cpu.attention = 0;
-            let translatable = cpu.is_flat() && (cpu.is_64bit() || is_flat_32bit(cpu));
-            if !translatable {
+            if !is_translatable(cpu) {
                 self.bring_vector_in();
                 self.stats.bursts += 1;
                 match self.interpret(bus, 2000, false) {
@@ -476,6 +479,11 @@ fn broken(what: &str) -> Stop {
     Stop::Broken(format!("translator: {what}"))
 }
 
+/// Code of this mode is translated.
+fn is_translatable(cpu: &Cpu) -> bool {
+    cpu.is_flat() && (cpu.is_64bit() || is_flat_32bit(cpu))
+}
+
 /// Protected or compatibility mode with a 32-bit stack; the segments are known to be flat.
 fn is_flat_32bit(cpu: &Cpu) -> bool {
     cpu.bits() == 32 && cpu.stack_mask() == 0xffff_ffff && !cpu.is_real_or_v86()
@@ -521,6 +529,12 @@ fn mode(x: &Exec<'_>, view: View) -> u64 {
         | bit(cr4::FSGSBASE) << 40
         | bit(cr4::TSD) << 41
         | bit(cr4::SMAP) << 42
+}
+
+/// The part of a mode that all views share: the view tells the size of code, the level is one value
+/// a view.
+fn control(mode: u64) -> u64 {
+    mode & !(VIEW_BITS | 3 << 8 | 0xff)
 }
 
 /// With whose rights the program accesses data now, and the size of its code.
@@ -588,7 +602,7 @@ impl Vcpu for BtVcpu {
     fn run(&mut self, bus: &mut dyn Bus, _budget: u64) -> Stop {
         signal::prepare_thread(signal::Code {
             range: self.cache.range(),
-            resume: self.fault_exit,
+            resume: self.exits.fault,
         });
         signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
         // What is checked must come out the same twice: there RDTSC is the interpreter's.

@@ -16,6 +16,15 @@ pub(crate) const MXCSR_INIT: u32 = 0x1f80;
 /// the software's).
 pub(crate) type Legacy = [u64; 52];
 
+/// Bytes of an XSAVE image with all components of this XCR0.
+pub fn image_size(bits: u64) -> u64 {
+    if bits & xcr0::AVX != 0 {
+        AVX_OFFSET + 256
+    } else {
+        AVX_OFFSET
+    }
+}
+
 /// Which state components are not in their initial configuration.
 pub(crate) fn in_use(s: &CpuState) -> u64 {
     let mut bits = 0;

@@ -1,9 +1,10 @@
 //! What is done with an instruction, and which flags are needed where.
 
-use super::{Class, FLAGS, LiveAfter, Source, Translator, strings};
+use super::{Class, FLAGS, LiveAfter, Source, Translator, save_state, strings};
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use x86::cpuid::Feature;
 use x86::exec::Exec;
-use x86::state::cr4;
+use x86::state::{cr0, cr4};
 use x86::table::{self, Privilege, Sensitivity};
 
 impl Translator {
@@ -22,6 +23,22 @@ impl Translator {
             && let Some(class) = sensitive(x, i)
         {
             return class;
+        }
+        if self.switches.save_state
+            && save_state::form(i.code()).is_some()
+            && (row.privilege == Privilege::Any || x.s.cpl == 0)
+            && x.s.cr0 & cr0::TS == 0
+            && x.s.cr4 & cr4::OSXSAVE != 0
+            && x.model.feature(Feature::Xsavec)
+        {
+            return Class::SaveState;
+        }
+        if self.switches.to_space
+            && i.code() == Code::Mov_cr_r64
+            && i.op0_register() == Register::CR3
+            && x.s.cpl == 0
+        {
+            return Class::ToSpace;
         }
         if matches!(i.code(), Code::Rdtsc | Code::Rdtscp) {
             return self.time_stamp(x);
@@ -181,7 +198,11 @@ impl Translator {
                 taken = self.peek(x, s, last.near_branch_target());
                 next = self.peek(x, s, last.next_ip());
             }
-            Class::Interpret | Class::Return | Class::JumpIndirect | Class::CallIndirect => {
+            Class::Interpret
+            | Class::ToSpace
+            | Class::Return
+            | Class::JumpIndirect
+            | Class::CallIndirect => {
                 taken = FLAGS;
             }
             Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => taken = FLAGS,
@@ -260,6 +281,10 @@ pub(super) fn sensitive(x: &Exec<'_>, i: &Instruction) -> Option<Class> {
         }
         code if strings::elements(code).is_some() && is_plain_repeat(i) => Class::Repeat,
         Code::Stac | Code::Clac if ring == 0 && x.s.cr4 & cr4::SMAP != 0 => Class::UserAccess,
+        Code::Mov_r64_cr if ring == 0 => match i.op1_register() {
+            Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4 => Class::ReadControl,
+            _ => return None,
+        },
         Code::Syscall if ring == 3 => Class::Syscall,
         Code::Sysretq if ring == 0 => Class::Sysret,
         Code::Iretq if ring == 0 => Class::Iret,
@@ -288,6 +313,8 @@ pub(super) fn kills(i: &Instruction) -> u32 {
     match i.mnemonic() {
         Mnemonic::Popfq | Mnemonic::Popfd => FLAGS,
         Mnemonic::Sysretq | Mnemonic::Iretq => FLAGS,
+        // Undefined behind moves of control registers by the manuals; processors leave them alone.
+        Mnemonic::Mov => 0,
         // A count of zero leaves all flags alone.
         Mnemonic::Scasb
         | Mnemonic::Scasw
@@ -316,7 +343,7 @@ pub(super) fn kills(i: &Instruction) -> u32 {
 }
 
 pub(super) fn flags_before(i: &Instruction, class: Class, after: u32) -> u32 {
-    if class == Class::Interpret {
+    if matches!(class, Class::Interpret | Class::ToSpace) {
         return FLAGS;
     }
     if matches!(class, Class::PushFlags | Class::Syscall) {

@@ -39,6 +39,21 @@ impl Building<'_, '_> {
         }
     }
 
+    /// MOV from CR0, CR2, CR3 and CR4, in 64-bit code.
+    pub(super) fn read_control(&mut self, i: &Instruction) {
+        let from = match i.op1_register() {
+            Register::CR0 => field::cr0,
+            Register::CR2 => field::cr2,
+            Register::CR3 => field::cr3,
+            _ => field::cr4,
+        };
+        let to = i.op0_register();
+        match stolen(to) {
+            Some(n) => self.copy_field(Mem::gs(Area::home(n)), from),
+            None => self.asm.load(to.number() as u8, from),
+        }
+    }
+
     /// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
     pub(super) fn base(&mut self, i: &Instruction) {
         let fs = matches!(

@@ -18,7 +18,7 @@ impl Building<'_, '_> {
 
     /// The same, and gives back what was borrowed.
     pub(super) fn bail_after(&mut self, holes: Vec<Hole>, restore: Restore) {
-        let site = self.site(Kind::Interpret);
+        let site = self.site(Kind::Interpret { more: 0 });
         self.slow.push(Slow {
             holes,
             restore,

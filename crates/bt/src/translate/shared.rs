@@ -1,6 +1,7 @@
 //! What all blocks share, at the start of the code cache: the ends of their exits, and the way of
 //! a branch from a linear address to the block there.
 
+use super::save_state::SaveState;
 use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
 use crate::area::{Area, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
 use crate::block::RETRY_SHIFT;
@@ -23,6 +24,8 @@ pub struct Exits {
     miss: [[u64; 2]; VIEWS],
     /// The instruction of the site in R10 is the interpreter's.
     pub(super) interpret: u64,
+    /// The MOV to CR3 of the site in R10.
+    pub(super) space: u64,
     /// The jump of the site in R10 wants to be linked.
     pub(super) link: u64,
     /// Where a branch goes whose target is no longer there: the target in [`Area::rip`].
@@ -33,12 +36,21 @@ pub struct Exits {
     ways: [[u64; 3]; VIEWS],
     /// Where the signal handler resumes.
     pub fault: u64,
+    /// XSAVE, XRSTOR and their kin.
+    pub(super) save_state: SaveState,
+    /// Goes on at the linear address in [`Area::rip`], for each view.
+    resume: [u64; VIEWS],
 }
 
 impl Exits {
     /// Where an access goes that missed the TLB.
     pub(super) fn miss(&self, view: View, access: Access) -> u64 {
         self.miss[view as usize][usize::from(access == Access::Write)]
+    }
+
+    /// Where the dispatcher enters to go on at the linear address in [`Area::rip`].
+    pub fn resume(&self, view: View) -> u64 {
+        self.resume[view as usize]
     }
 
     /// The way to the block at the linear address in R11.
@@ -79,6 +91,7 @@ pub fn exits(
     };
     let mut exits = Exits {
         interpret: one(reason::INTERPRET, &[(field::site, R10)]),
+        space: one(reason::SPACE, &[(field::site, R10)]),
         link: one(reason::LINK, &[(field::site, R10)]),
         look_up: one(reason::LOOK_UP, &[]),
         poll: one(reason::LOOK_UP, &[(field::rip, R11)]),
@@ -101,7 +114,11 @@ pub fn exits(
             table(&mut asm, view, way, search, ways);
             start
         });
+        exits.resume[view as usize] = asm.here();
+        asm.load(R11, field::rip);
+        asm.jmp_to(exits.way(view, Way::Any));
     }
+    exits.save_state = SaveState::make(&mut asm, exits.interpret);
     (exits, asm.bytes)
 }
 

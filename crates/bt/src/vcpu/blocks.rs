@@ -2,7 +2,7 @@
 //! page is written. Called by the dispatcher ([`super`]) and by what deals with exits
 //! ([`super::run`]).
 
-use super::{BtVcpu, VIEW_BITS, mode, view};
+use super::{BtVcpu, control, mode, view};
 use crate::area::{BranchEntry, CODE_PAGE_ENTRIES, CodePage, VIEWS, View, branch_slot};
 use crate::block::{Key, Kind, Site};
 use crate::blocks::New;
@@ -51,7 +51,8 @@ impl BtVcpu {
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
-        self.cache.redirect(self.host_of(number), self.look_up_exit);
+        self.cache
+            .redirect(self.host_of(number), self.exits.look_up);
         if let Some(key) = Targets::key(block.at(), block.mode.into()) {
             self.blocks.remove(key, number);
             self.targets.remove(key);
@@ -121,13 +122,12 @@ impl BtVcpu {
         let next = linear.wrapping_add(0x1000);
         let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
         let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
-        // Which blocks fit depends on the mode. The view tells the size of code; the rest is one
-        // value a view; when that changes, the tables of all views go.
+        // Which blocks fit depends on the mode; when it changes, the tables of all views go.
         let area = &mut *self.area;
         if view.is_32bit() {
             area.prepare_narrow();
         }
-        let control = mode & !(VIEW_BITS | 3 << 8 | 0xff);
+        let control = control(mode);
         let level = u64::from(x_cpl) + 1;
         let known = area.levels[view as usize];
         if area.control != control || known != 0 && known != level {

@@ -1,7 +1,9 @@
 //! Into translated code with the state and out again: what each exit asks for, and the software
 //! TLB's misses.
 
-use super::{BtVcpu, HOST_FLAGS, bar, broken, user_selectors, view};
+use super::{
+    BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
+};
 use crate::area::{TlbEntry, enter_page};
 use crate::block::Kind;
 use crate::entry;
@@ -12,6 +14,11 @@ use x86::flags::Flags;
 use x86::mmu::{Access, Rights};
 use x86::state::{Attributes, Segment, efer, rflags, seg};
 use x86::{Bus, Signals, Stop};
+
+/// The arithmetic flags from AX as LAHF and SETO left them.
+fn flags_of(ax: u64) -> u64 {
+    (ax >> 8 | (ax & 1) << rflags::OF.trailing_zeros()) & rflags::ARITHMETIC
+}
 
 impl BtVcpu {
     /// Runs translated code from a host address until it needs something.
@@ -69,7 +76,30 @@ impl BtVcpu {
                     };
                     cpu.s.rip = area.page.wrapping_add(site.rip.into());
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
-                    return self.step_at(bus, &site);
+                    if let Some(stop) = self.step_at(bus, &site) {
+                        return Some(stop);
+                    }
+                    host = self.resume(bus)?;
+                    shadow = false;
+                }
+                reason::SPACE => {
+                    let Some(site) = self.blocks.site(area.site as u32) else {
+                        return Some(broken("an exit without a site"));
+                    };
+                    let Kind::Interpret { more } = site.kind else {
+                        return Some(broken("an exit to another address space without one"));
+                    };
+                    let at = area.page.wrapping_add(site.rip.into());
+                    cpu.s.rip = at;
+                    let value = cpu.s.gpr[more as usize & 15];
+                    let mut x = Exec { cpu, bus };
+                    if site.shadow || x.write_cr3(value).is_err() {
+                        self.by_code.entry(site.code as u64).or_default()[0] += 1;
+                        return self.step_at(bus, &site);
+                    }
+                    x.s.rip = at.wrapping_add(u64::from(more >> 4));
+                    host = self.resume(bus)?;
+                    shadow = false;
                 }
                 reason::LINK => {
                     let number = area.site as u32;
@@ -113,7 +143,12 @@ impl BtVcpu {
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
-                        return self.step_at(bus, &site);
+                        if let Some(stop) = self.step_at(bus, &site) {
+                            return Some(stop);
+                        }
+                        host = self.resume(bus)?;
+                        shadow = false;
+                        continue;
                     }
                     shadow = site.shadow;
                     host = self.cache.range().0 + u64::from(retry);
@@ -121,6 +156,19 @@ impl BtVcpu {
                 reason::FAULT => {
                     let at = area.detail;
                     self.stats.faults += 1;
+                    if self.exits.restores_at(at) {
+                        // The shared XRSTOR: what it has borrowed goes back first.
+                        cpu.s.gpr[0] = area.saved;
+                        cpu.s.gpr[1] = area.spill;
+                        cpu.s.gpr[2] = area.target;
+                        let flags = area.flags & rflags::DF | flags_of(area.lahf);
+                        cpu.flags = Flags::from_bits(flags);
+                        let Some(site) = self.blocks.site(area.site as u32) else {
+                            return Some(broken("an exit without a site"));
+                        };
+                        cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                        return self.step_at(bus, &site);
+                    }
                     let offset = at.wrapping_sub(self.cache.range().0) as u32;
                     let block = self.blocks.at_host(offset);
                     let Some(rip) = block.and_then(|b| self.blocks.rip_of(b, offset)) else {
@@ -140,6 +188,34 @@ impl BtVcpu {
         }
     }
 
+    /// Where to enter for the next instruction, if nothing keeps the branch tables from finding its
+    /// block: no event is due, and they are those of the mode.
+    fn resume(&mut self, bus: &mut dyn Bus) -> Option<u64> {
+        if !self.switches.resume || self.check.is_some() {
+            return None;
+        }
+        let due = self.signals.get() & self.pin_mask();
+        let cpu = self.interp.cpu();
+        if cpu.attention & LASTING != 0 || due != 0 || !is_translatable(cpu) {
+            return None;
+        }
+        cpu.attention = 0;
+        self.keep_up();
+        let x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
+        let view = view(&x);
+        let (control, level) = (control(mode(&x, view)), u64::from(x.s.cpl) + 1);
+        let area = &mut *self.area;
+        if area.control != control || area.levels[view as usize] != level {
+            return None;
+        }
+        area.rip = x.s.rip;
+        self.send_vector_out();
+        Some(self.exits.resume(view))
+    }
+
     /// Enters translated code with the state, and takes the state over when it is left.
     pub(super) fn enter(&mut self, host: u64) {
         let mask = self.pin_mask();
@@ -154,6 +230,10 @@ impl BtVcpu {
         area.fs_base = s.seg[usize::from(seg::FS)].base;
         area.gs_base = s.seg[usize::from(seg::GS)].base;
         area.kernel_gs_base = s.msr.kernel_gs_base;
+        (area.cr0, area.cr2, area.cr3, area.cr4) = (s.cr0, s.cr2, s.cr3, s.cr4);
+        area.xcr0 = s.xcr0;
+        area.image = std::ptr::from_mut(&mut *self.image) as u64;
+        area.image_last = x86::xstate::image_size(s.xcr0) - 1;
         area.pin_mask = mask.into();
         area.pins_off = (mask & !Signals::INTR).into();
         area.pins_on = (mask | Signals::INTR).into();

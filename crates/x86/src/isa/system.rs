@@ -105,7 +105,8 @@ impl Exec<'_> {
         Ok(())
     }
 
-    pub(crate) fn write_cr3(&mut self, value: u64) -> Done {
+    /// MOV to CR3 in ring 0: a fault, or the address space is another one.
+    pub fn write_cr3(&mut self, value: u64) -> Done {
         let pcide = self.s.cr4 & cr4::PCIDE != 0;
         let keep = pcide && value >> 63 != 0;
         let value = if pcide { value & !(1 << 63) } else { value };

@@ -128,7 +128,11 @@ fn xsave<const WIDE: bool, const HOW: u8>(x: &mut Exec<'_>, i: &Insn) -> Done {
     let avx = rfbm & xcr0::AVX != 0;
     let len = if avx { AVX_OFFSET + 256 } else { AVX_OFFSET };
     let at = area(x, i, 64, len, true, len - 1)?;
-    let used = xstate::in_use(&x.s);
+    let mut used = xstate::in_use(&x.s);
+    if HOW == COMPACTED && x.s.mxcsr != MXCSR_INIT {
+        // MXCSR is where XRSTOR finds it only if SSE is said to be there.
+        used |= xcr0::SSE;
+    }
     let word = |n: u64| at.wrapping_add(n) & i.address_mask();
     // Everything is written, or (with the init optimization) what is in use.
     let written = if HOW == PLAIN { rfbm } else { rfbm & used };

@@ -340,6 +340,28 @@ fn xsave_and_xrstor_round_trip_each_component() {
 }
 
 #[test]
+fn xsavec_keeps_mxcsr_where_all_xmm_registers_are_zero() {
+    let mut m = Machine::long();
+    m.change(|s| {
+        s.cr4 |= cr4::OSXSAVE;
+        s.xcr0 = 7;
+        s.mxcsr = 0x1fa0;
+    });
+    m.code(CODE, 64, |a| {
+        a.mov(rbx, DATA)?;
+        a.mov(eax, 6)?;
+        a.xor(edx, edx)?;
+        a.xsavec(ptr(rbx))?;
+        a.mov(dword_ptr(rbx + 0x800), 0x1f80)?;
+        a.ldmxcsr(ptr(rbx + 0x800))?;
+        a.xrstor(ptr(rbx))?;
+        a.hlt()
+    });
+    let s = m.run();
+    assert_eq!((m.read::<u64>(DATA + 512), s.mxcsr), (2, 0x1fa0));
+}
+
+#[test]
 fn fxsave_and_fxrstor_round_trip_and_check() {
     let mut m = Machine::long();
     m.change(|s| {
