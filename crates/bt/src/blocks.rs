@@ -1,14 +1,23 @@
 //! The blocks of one processor: by number, by key, by page, by their place in the code cache, with
-//! their sites. Numbers count up until all are forgotten; blocks lie in the cache in their order.
+//! their sites. The code cache is filled and emptied in regions, and so is all of this: a region has
+//! numbers of its own for blocks and sites, which count up until it is emptied. Blocks lie in their
+//! region in their order.
 
 use crate::block::{Block, Kind, NO_NEXT, SITES, Site};
+use crate::cache::REGIONS;
+use crate::targets::Targets;
 use crate::vcpu::Map;
 use mem::RamOffset;
 
 /// Binary logarithm of the places for keys.
 const PLACES: u32 = 18;
-/// At most so many of them are taken.
-const FULL: usize = 3 << (PLACES - 2);
+/// Binary logarithm of the numbers of a region's blocks, and of its sites.
+const BLOCK_BITS: u32 = 15;
+const SITE_BITS: u32 = 18;
+const _: () = assert!(REGIONS << SITE_BITS == SITES as usize);
+/// Blocks of a region at most, so that a sixth of all places stays free.
+const FULL: usize = (5 << PLACES) / 6 / REGIONS;
+const _: () = assert!(FULL <= 1 << BLOCK_BITS && REGIONS << BLOCK_BITS <= 1 << PLACES);
 /// No block; in a place also one that was removed, where the search for another must go on.
 const NONE: u32 = u32::MAX;
 const REMOVED: u32 = NONE - 1;
@@ -44,13 +53,28 @@ pub struct New<'a> {
     pub sites: &'a [u64],
 }
 
+/// What there is of a region.
+struct Region {
+    blocks: Vec<Block>,
+    /// For each stretch of the region the first block that begins in it or behind it, as its
+    /// place in `blocks`.
+    stretches: Vec<u32>,
+    /// The maps: for each instruction two bytes, its distance from the one before in host and in
+    /// guest code; 255 and two bytes where that is more than 254.
+    maps: Vec<u8>,
+    /// How many sites.
+    sites: usize,
+}
+
 /// See the module.
 pub struct Blocks {
-    all: Vec<Block>,
+    regions: Vec<Region>,
+    /// The region being filled.
+    region: usize,
+    /// Bytes of a region of the code cache.
+    size: u32,
     /// By their keys: a hash table whose entries go on to the next place where theirs is taken.
     places: Box<[u32]>,
-    /// For each stretch of the code cache the first block that begins in it or behind it.
-    stretches: Vec<u32>,
     /// The last block made of each page.
     pages: Map<u64, u32>,
     /// The second pages of blocks that have one, and their generations.
@@ -58,10 +82,24 @@ pub struct Blocks {
     /// The blocks that end in a page.
     ending: Map<u64, Vec<u32>>,
     /// Packed [`Site`]s.
-    pub sites: Vec<u64>,
-    /// The maps: for each instruction two bytes, its distance from the one before in host and in
-    /// guest code; 255 and two bytes where that is more than 254.
-    maps: Vec<u8>,
+    pub sites: Box<[u64]>,
+}
+
+fn region_of(number: u32) -> usize {
+    (number >> BLOCK_BITS) as usize
+}
+
+fn index_of(number: u32) -> usize {
+    number as usize % (1 << BLOCK_BITS)
+}
+
+impl Region {
+    fn clear(&mut self) {
+        self.blocks.clear();
+        self.stretches.clear();
+        self.maps.clear();
+        self.sites = 0;
+    }
 }
 
 /// The first place of a key, and what its entry has beside the number.
@@ -72,41 +110,169 @@ fn place(key: u64) -> (usize, u32) {
 }
 
 impl Blocks {
-    /// None, with room for what a code cache of this size can hold: grown step by step, each of
-    /// the vectors would leave its former places behind. The host gives what is used.
-    pub fn new(cache: usize) -> Blocks {
+    /// None, with room for what a code cache with regions of this size can hold: grown step by
+    /// step, each of the vectors would leave its former places behind. The host gives what is used.
+    pub fn new(size: usize) -> Blocks {
+        let region = || Region {
+            blocks: Vec::with_capacity(FULL),
+            stretches: Vec::with_capacity(size >> STRETCH),
+            maps: Vec::with_capacity(size / 16),
+            sites: 0,
+        };
         Blocks {
-            all: Vec::with_capacity(cache / 96),
+            regions: (0..REGIONS).map(|_| region()).collect(),
+            region: 0,
+            size: size as u32,
             places: vec![NONE; 1 << PLACES].into_boxed_slice(),
-            stretches: Vec::with_capacity(cache >> STRETCH),
             pages: Map::default(),
             seconds: Map::default(),
             ending: Map::default(),
-            sites: Vec::with_capacity(cache / 24),
-            maps: Vec::with_capacity(cache / 16),
+            sites: vec![0; SITES as usize].into_boxed_slice(),
         }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.all.clear();
+        self.regions.iter_mut().for_each(Region::clear);
+        self.region = 0;
         self.places.fill(NONE);
-        self.stretches.clear();
         self.pages.clear();
         self.seconds.clear();
         self.ending.clear();
-        self.sites.clear();
-        self.maps.clear();
     }
 
-    /// How many there are, with those that are not valid: the number of the next.
-    pub fn len(&self) -> u32 {
-        self.all.len() as u32
+    /// The number of the next block.
+    pub fn next(&self) -> u32 {
+        (self.region << BLOCK_BITS | self.regions[self.region].blocks.len()) as u32
+    }
+
+    /// The number of the next site.
+    pub fn next_site(&self) -> u32 {
+        (self.region << SITE_BITS | self.regions[self.region].sites) as u32
     }
 
     /// A block.
     pub fn get(&self, number: u32) -> Option<&Block> {
-        self.all.get(number as usize)
+        let region = self.regions.get(region_of(number))?;
+        region.blocks.get(index_of(number))
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut Block> {
+        let region = self.regions.get_mut(region_of(number))?;
+        region.blocks.get_mut(index_of(number))
+    }
+
+    /// The numbers of the blocks of a region.
+    pub fn numbers(&self, region: usize) -> core::ops::Range<u32> {
+        let first = (region << BLOCK_BITS) as u32;
+        first..first + self.regions[region].blocks.len() as u32
+    }
+
+    /// Forgets the blocks of a region, and goes on there. What is given back are jumps of others
+    /// that were linked to them: where they are, and where they led before.
+    pub fn begin(&mut self, region: usize) -> Vec<(u32, u32)> {
+        let mut back = Vec::new();
+        let mut pages = Vec::new();
+        for number in self.numbers(region) {
+            let block = self[number];
+            pages.push(u64::from(block.page));
+            if !block.valid {
+                continue;
+            }
+            for site in self.unlink(number) {
+                if let Kind::Link { patch, exit, .. } = site.kind
+                    && let Some(from) = self.at_host(patch)
+                    && region_of(from) != region
+                    && self[from].valid
+                {
+                    back.push((patch, self[from].exit(exit)));
+                }
+            }
+        }
+        for other in (0..REGIONS).filter(|r| *r != region) {
+            for number in self.numbers(other) {
+                self.drop_links_from(number, region);
+            }
+        }
+        pages.sort_unstable();
+        pages.dedup();
+        for page in pages {
+            self.drop_from_page(page, region);
+        }
+        self.seconds.retain(|n, _| region_of(*n as u32) != region);
+        self.ending.retain(|_, numbers| {
+            numbers.retain(|n| region_of(*n) != region);
+            !numbers.is_empty()
+        });
+        self.regions[region].clear();
+        self.region = region;
+        // Without the places of those that were removed, too.
+        self.places.fill(NONE);
+        for r in 0..REGIONS {
+            for number in self.numbers(r) {
+                let block = self[number];
+                if block.valid
+                    && let Some(key) = Targets::key(block.at(), block.mode.into())
+                {
+                    self.enter(key, number);
+                }
+            }
+        }
+        back
+    }
+
+    /// Takes the jumps of a region's blocks out of those that lead to a block.
+    fn drop_links_from(&mut self, number: u32, region: usize) {
+        let mut site = self[number].incoming;
+        let mut keep = Vec::new();
+        let mut all = true;
+        while site != NO_NEXT
+            && let Some(Kind::Link { next, .. }) = self.site(site).map(|s| s.kind)
+        {
+            if site as usize >> SITE_BITS == region {
+                all = false;
+            } else {
+                keep.push(site);
+            }
+            site = next;
+        }
+        if !all {
+            if let Some(block) = self.get_mut(number) {
+                block.incoming = NO_NEXT;
+            }
+            for site in keep {
+                self.link(site, number);
+            }
+        }
+    }
+
+    /// Takes a region's blocks out of those of a page.
+    fn drop_from_page(&mut self, page: u64, region: usize) {
+        let mut number = self.pages.remove(&page).unwrap_or(NONE);
+        let mut before: Option<u32> = None;
+        while let Some(block) = self.get(number) {
+            let next = block.next_in_page;
+            if region_of(number) != region {
+                if let Some(block) = before.and_then(|n| self.get_mut(n)) {
+                    block.next_in_page = number;
+                } else {
+                    self.pages.insert(page, number);
+                }
+                before = Some(number);
+            }
+            number = next;
+        }
+        if let Some(block) = before.and_then(|n| self.get_mut(n)) {
+            block.next_in_page = NONE;
+        }
+    }
+
+    fn enter(&mut self, key: u64, number: u32) {
+        let (mut at, tag) = place(key);
+        while self.places[at] != NONE {
+            at = (at + 1) % self.places.len();
+        }
+        self.places[at] = tag | number;
     }
 
     /// The block of a key.
@@ -131,45 +297,47 @@ impl Blocks {
         }
     }
 
-    /// True if no more can be added.
+    /// True if no more can be added to the region.
     pub fn is_full(&self) -> bool {
-        self.all.len() >= FULL || self.sites.len() + 1000 >= SITES as usize
+        let region = &self.regions[self.region];
+        region.blocks.len() >= FULL || region.sites + 1000 >= 1 << SITE_BITS
     }
 
     /// Adds a block; its number.
     pub fn add(&mut self, new: &New<'_>) -> u32 {
-        let number = self.len();
+        let number = self.next();
+        let first_site = self.next_site() as usize;
         let page = new.at.0 >> 12;
-        let map = self.maps.len() as u32;
+        let region = &mut self.regions[self.region];
+        let map = region.maps.len() as u32;
         let mut before = (0, 0);
         for &(host, guest) in new.map {
             for distance in [host - before.0, guest - before.1] {
                 match u8::try_from(distance) {
-                    Ok(short) if short < 255 => self.maps.push(short),
+                    Ok(short) if short < 255 => region.maps.push(short),
                     _ => {
-                        self.maps.push(255);
-                        self.maps.extend(distance.to_le_bytes());
+                        region.maps.push(255);
+                        region.maps.extend(distance.to_le_bytes());
                     }
                 }
             }
             before = (host, guest);
         }
-        while self.stretches.len() <= new.host as usize >> STRETCH {
-            self.stretches.push(number);
+        while region.stretches.len() <= (new.host % self.size) as usize >> STRETCH {
+            region.stretches.push(region.blocks.len() as u32);
         }
-        let (mut at, tag) = place(new.key);
-        while self.places[at] != NONE {
-            at = (at + 1) % self.places.len();
-        }
-        self.places[at] = tag | number;
+        self.enter(new.key, number);
         let next_in_page = self.pages.insert(page, number).unwrap_or(NONE);
         if let Some(second) = new.second {
             self.seconds.insert(number.into(), second);
             let ending = self.ending.entry(second.0.0 >> 12).or_default();
             ending.push(number);
         }
-        self.sites.extend_from_slice(new.sites);
-        self.all.push(Block {
+        let sites = first_site..first_site + new.sites.len();
+        self.sites[sites].copy_from_slice(new.sites);
+        let region = &mut self.regions[self.region];
+        region.sites += new.sites.len();
+        region.blocks.push(Block {
             page: page as u32,
             start: (new.at.0 & 0xfff) as u16,
             mode: new.mode,
@@ -242,7 +410,8 @@ impl Blocks {
         let Some(block) = self.get(number) else {
             return Vec::new();
         };
-        let mut bytes = self.maps[block.map as usize..].iter().copied();
+        let maps = &self.regions[region_of(number)].maps;
+        let mut bytes = maps[block.map as usize..].iter().copied();
         let mut byte = || bytes.next().unwrap_or(0);
         let mut distance = || match byte() {
             255 => u16::from_le_bytes([byte(), byte()]),
@@ -258,13 +427,20 @@ impl Blocks {
 
     /// The block whose code holds an offset in the code cache.
     pub fn at_host(&self, offset: u32) -> Option<u32> {
-        let stretch = offset as usize >> STRETCH;
-        let first = (*self.stretches.get(stretch).unwrap_or(&self.len())).saturating_sub(1);
-        let end = *self.stretches.get(stretch + 1).unwrap_or(&self.len());
-        let some = &self.all[first as usize..end as usize];
-        let n = first + some.partition_point(|b| b.host <= offset) as u32;
-        let block = self.get(n.checked_sub(1)?)?;
-        (offset.wrapping_sub(block.host) < block.size.into()).then(|| n - 1)
+        let number = offset / self.size;
+        let region = self.regions.get(number as usize)?;
+        let stretch = (offset % self.size) as usize >> STRETCH;
+        let begins = |stretch| {
+            let first = region.stretches.get(stretch).map(|n| *n as usize);
+            first.unwrap_or(region.blocks.len())
+        };
+        let first = begins(stretch).saturating_sub(1);
+        let some = &region.blocks[first..begins(stretch + 1)];
+        let n = first + some.partition_point(|b| b.host <= offset);
+        let n = n.checked_sub(1)?;
+        let block = &region.blocks[n];
+        let inside = offset.wrapping_sub(block.host) < block.size.into();
+        inside.then_some(number << BLOCK_BITS | n as u32)
     }
 
     /// The guest instruction whose code contains an offset in the code cache, in a block: its RIP
@@ -285,21 +461,18 @@ impl Blocks {
 
     /// The jump of a site was linked to a block.
     pub fn link(&mut self, site: u32, to: u32) {
-        let Some(block) = self.all.get_mut(to as usize) else {
+        let (Some(mut of), Some(block)) = (self.site(site), self.get_mut(to)) else {
             return;
         };
-        if let Some(word) = self.sites.get_mut(site as usize) {
-            let mut of = Site::unpack(*word);
-            if let Kind::Link { next, .. } = &mut of.kind {
-                *next = std::mem::replace(&mut block.incoming, site);
-            }
-            *word = of.pack();
+        if let Kind::Link { next, .. } = &mut of.kind {
+            *next = std::mem::replace(&mut block.incoming, site);
+            self.sites[site as usize] = of.pack();
         }
     }
 
     /// The block is no longer valid: the jumps that were linked to it.
     pub fn unlink(&mut self, number: u32) -> Vec<Site> {
-        let Some(block) = self.all.get_mut(number as usize) else {
+        let Some(block) = self.get_mut(number) else {
             return Vec::new();
         };
         block.valid = false;
@@ -319,14 +492,13 @@ impl Blocks {
 impl core::ops::Index<u32> for Blocks {
     type Output = Block;
     fn index(&self, number: u32) -> &Block {
-        &self.all[number as usize]
+        &self.regions[region_of(number)].blocks[index_of(number)]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::Targets;
 
     fn add(blocks: &mut Blocks, at: u64, host: u32, size: usize) -> u32 {
         let at = RamOffset(at);
@@ -347,7 +519,7 @@ mod tests {
 
     #[test]
     fn blocks_are_found_by_key_page_and_place() {
-        let mut blocks = Blocks::new(1 << 20);
+        let mut blocks = Blocks::new(4 << 20);
         let (mut host, mut made) = (500, Vec::new());
         for n in 0..2000u64 {
             let at = n * 0x777;
@@ -411,8 +583,9 @@ mod tests {
             shadow: false,
         };
         for patch in [10, 20] {
-            let site = blocks.sites.len() as u32;
-            blocks.sites.push(link(patch).pack());
+            let site = blocks.next_site();
+            blocks.sites[site as usize] = link(patch).pack();
+            blocks.regions[0].sites += 1;
             blocks.link(site, number);
         }
         let places: Vec<_> = blocks.unlink(number).iter().map(|s| s.kind).collect();
@@ -422,5 +595,64 @@ mod tests {
         assert_eq!((places.len(), patch), (2, 20));
         assert_eq!(blocks[number].exit(exit), 7011);
         assert!(!blocks[number].valid && blocks.unlink(number).is_empty());
+    }
+
+    #[test]
+    fn a_region_that_is_emptied_leaves_nothing_behind() {
+        let mut blocks = Blocks::new(1 << 16);
+        // Every block jumps to the first one of its page, in whichever region that is.
+        let (mut first, mut made) = (Map::<u64, u32>::default(), Vec::new());
+        for n in 0..600u64 {
+            let region = n as u32 % 3;
+            if n % 100 == 0 {
+                blocks.region = (n / 100) as usize;
+            }
+            let at = ((n % 7) << 12) + n * 5 % 4096;
+            let host = ((blocks.region as u32) << 16) + (n as u32 % 100) * 600;
+            let site = blocks.next_site();
+            let link = Site {
+                rip: region as u16,
+                kind: Kind::Link {
+                    patch: host + 50,
+                    exit: 0,
+                    next: NO_NEXT,
+                },
+                code: iced_x86::Code::INVALID,
+                vector: false,
+                shadow: false,
+            };
+            let number = blocks.add(&New {
+                key: Targets::key(RamOffset(at), 3).unwrap(),
+                at: RamOffset(at),
+                mode: 3,
+                host,
+                cold: host + 500,
+                size: 550,
+                completes: 1,
+                generation: 1,
+                second: (n % 50 == 0).then_some((RamOffset(0x9_9000), 1)),
+                map: &[(0, 0)],
+                sites: &[link.pack()],
+            });
+            let to = *first.entry(n % 7).or_insert(number);
+            blocks.link(site, to);
+            made.push((at, number));
+        }
+        assert_eq!(blocks.begin(2), [], "nobody jumps there");
+        for (n, &(at, number)) in made.iter().enumerate() {
+            let gone = n / 100 == 2;
+            let found = blocks.find(Targets::key(RamOffset(at), 3).unwrap());
+            assert_eq!(found, (!gone).then_some(number));
+        }
+        let mut back = blocks.begin(0);
+        // All jumps of the four regions that are left.
+        assert_eq!(back.len(), 400);
+        back.sort_unstable();
+        assert_eq!(back[0], (1 << 16 | 50, 1 << 16 | 500));
+        let left: Vec<u32> = (0..7).flat_map(|page| blocks.take_page(page)).collect();
+        assert_eq!(left.len(), 400);
+        assert!(left.iter().all(|n| ![0, 2].contains(&region_of(*n))));
+        assert_eq!(blocks.take_page(0x99).len(), 8);
+        assert_eq!((blocks.next(), blocks.next_site()), (0, 0));
     }
 }

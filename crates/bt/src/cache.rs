@@ -4,21 +4,29 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes.
-pub const SIZE: usize = 36 << 20;
+pub const SIZE: usize = 37 << 20;
 const _: () = assert!(SIZE <= crate::block::REACH);
 
-/// Code that hardly ever runs lies in pieces of this size.
-const PIECE: usize = 256 << 10;
-/// More than a block can have of it.
-const MOST_COLD: usize = 16 << 10;
+/// It is filled and emptied in this many regions of the same size.
+pub const REGIONS: usize = 8;
 
-/// One processor's translated code, emptied whole. Code that runs and code that hardly ever does
-/// (misses, exits) are kept apart, so that what runs is dense: that from the start on, this in pieces
-/// from the end back.
+/// Code that hardly ever runs lies in pieces of this size at most.
+const PIECE: usize = 64 << 10;
+
+/// One processor's translated code, in regions of which one is being filled. Code that runs and
+/// code that hardly ever does (misses, exits) are kept apart, so that what runs is dense: that from
+/// the region's start on, this in pieces from its end back.
 pub struct CodeCache {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     size: usize,
+    /// Bytes of what stays for ever at the start of the first region.
+    fixed: usize,
+    /// The region being filled.
+    region: usize,
+    /// Bytes used in the others.
+    elsewhere: [usize; REGIONS],
+    /// Where the next block goes.
     used: usize,
     /// Where the last piece for code that hardly ever runs starts, where the next of that goes, and
     /// where the piece ends.
@@ -41,15 +49,51 @@ impl CodeCache {
         };
         let failed = |what| format!("code cache: {what}: {}", std::io::Error::last_os_error());
         let (writable, executable) = mapped.map_err(failed)?;
+        let end = size / REGIONS;
         Ok(CodeCache {
             writable,
             executable,
             size,
+            fixed: 0,
+            region: 0,
+            elsewhere: [0; REGIONS],
             used: 0,
-            cold: size,
-            cold_next: size,
-            cold_end: size,
+            cold: end,
+            cold_next: end,
+            cold_end: end,
         })
+    }
+
+    /// What was appended so far is there for ever.
+    pub fn keep(&mut self) {
+        self.fixed = self.used;
+    }
+    /// The region being filled.
+    pub fn filling(&self) -> usize {
+        self.region
+    }
+    /// Bytes of a region.
+    pub fn region_size(&self) -> usize {
+        self.size / REGIONS
+    }
+    /// First offset of a region and the one behind the last.
+    pub fn region(&self, region: usize) -> (u32, u32) {
+        let start = region * self.region_size();
+        (start as u32, (start + self.region_size()) as u32)
+    }
+    /// Goes on in another region, which is empty then.
+    pub fn begin(&mut self, region: usize) {
+        self.elsewhere[self.region] = self.used_here();
+        self.elsewhere[region] = 0;
+        let (start, end) = self.region(region);
+        self.region = region;
+        self.used = start as usize + if region == 0 { self.fixed } else { 0 };
+        let end = end as usize;
+        (self.cold, self.cold_next, self.cold_end) = (end, end, end);
+    }
+    fn used_here(&self) -> usize {
+        let (start, end) = self.region(self.region);
+        self.used - start as usize + (end as usize - self.cold)
     }
 
     /// Host address of the next block.
@@ -58,16 +102,18 @@ impl CodeCache {
     }
     /// Host address of the next block's code that hardly ever runs.
     pub fn next_cold(&mut self) -> u64 {
-        if self.cold_end - self.cold_next < MOST_COLD && self.cold >= self.used + PIECE {
+        let piece = PIECE.min(self.region_size() / 4);
+        // A quarter is more than a block has.
+        if self.cold_end - self.cold_next < piece / 4 && self.cold >= self.used + piece {
             self.cold_end = self.cold;
-            self.cold -= PIECE;
+            self.cold -= piece;
             self.cold_next = self.cold;
         }
         self.executable.as_ptr() as u64 + self.cold_next as u64
     }
     /// Bytes in use.
     pub fn used(&self) -> usize {
-        self.used + (self.size - self.cold)
+        self.used_here() + self.elsewhere.iter().sum::<usize>()
     }
     /// First host address and the one behind the last.
     pub fn range(&self) -> (u64, u64) {
@@ -78,22 +124,22 @@ impl CodeCache {
     pub fn bytes(&self, host: u64, len: usize) -> Vec<u8> {
         let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
         assert!(
-            at <= self.used.wrapping_sub(len),
+            at <= self.size.wrapping_sub(len),
             "read outside the code cache"
         );
         // SAFETY: inside the writable mapping, as just checked; nobody else writes to it.
         unsafe { core::slice::from_raw_parts(self.writable.as_ptr().add(at), len) }.to_vec()
     }
-    /// Forgets everything from `keep` bytes on.
-    pub fn truncate(&mut self, keep: usize) {
-        self.used = self.used.min(keep);
-        (self.cold, self.cold_next, self.cold_end) = (self.size, self.size, self.size);
+    /// Forgets everything but what is kept for ever.
+    pub fn clear(&mut self) {
+        self.begin(0);
+        self.elsewhere = [0; REGIONS];
     }
 
     /// The code at a host address, for listing.
     pub fn code(&self, host: u64, bytes: usize) -> Option<&[u8]> {
         let at = host.checked_sub(self.executable.as_ptr() as u64)? as usize;
-        if at.checked_add(bytes)? > self.used {
+        if at.checked_add(bytes)? > self.size {
             return None;
         }
         // SAFETY: inside the mapping, as just checked; whoever writes it has this value mutably.
@@ -135,7 +181,7 @@ impl CodeCache {
     fn overwrite(&mut self, host: u64, bytes: &[u8]) {
         let at = host.wrapping_sub(self.executable.as_ptr() as u64) as usize;
         assert!(
-            at <= self.used.wrapping_sub(bytes.len()),
+            at <= self.size.wrapping_sub(bytes.len()),
             "patch outside the code cache"
         );
         // SAFETY: inside the writable mapping, as just checked.

@@ -945,7 +945,7 @@ mod tests {
         rig.restart();
         rig.vcpu.keep_up();
         // What was translated last, promised for the start.
-        let wrong = rig.vcpu.host_of(rig.vcpu.blocks.len() - 1);
+        let wrong = rig.vcpu.host_of(rig.vcpu.blocks.next() - 1);
         let table = &mut rig.vcpu.area.tables[View::Kernel as usize].branch;
         table[branch_slot(CODE)] = BranchEntry::new(CODE, wrong);
         rig.caught(&["branch table"]);

@@ -175,16 +175,20 @@ impl Recorder {
         [runs, accesses]
     }
 
-    /// Forgets all blocks, after writing them to `dump`; `code` gives the host code of a block and
+    /// Forgets the blocks with these numbers, after writing them to `dump`; `code` gives the host code of a block and
     /// where in it each guest instruction begins.
     pub fn finish<'c>(
         &mut self,
         dump: Option<&Dump>,
         why: &str,
+        which: &core::ops::Range<u32>,
         mut code: impl FnMut(u32) -> Option<(&'c [u8], u64, Vec<(u16, u16)>)>,
     ) {
+        let all = std::mem::take(&mut self.records);
+        let (mut records, others) = all.into_iter().partition(|r| which.contains(&r.number));
+        self.records = std::mem::take(&mut records);
         self.past = self.totals();
-        let mut records = std::mem::take(&mut self.records);
+        let mut records = std::mem::replace(&mut self.records, others);
         let Some(dump) = dump.filter(|_| !records.is_empty()) else {
             return;
         };

@@ -82,6 +82,8 @@ pub struct Options {
     pub count: bool,
     /// Where all blocks are listed; implies `count`.
     pub dump: Option<Arc<Dump>>,
+    /// Bytes of each processor's code cache, if not the usual ones: for tests that want it full.
+    pub code_cache: Option<usize>,
     /// Where blocks are named for perf.
     pub perf_map: Option<Arc<PerfMap>>,
 }

@@ -58,6 +58,8 @@ switches! {
     spaces = "spaces";
     /// goes on behind an instruction of the interpreter without the dispatcher
     resume = "resume";
+    /// empties the code cache a region at a time when it is full
+    regions = "regions";
     /// takes the kernel's global pages over into the tables of a new address space
     inherit = "inherit";
 }

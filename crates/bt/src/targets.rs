@@ -102,6 +102,15 @@ impl Targets {
         }
     }
 
+    /// Takes the blocks out whose code is in a range of host addresses.
+    pub fn remove_within(&mut self, from: u64, to: u64) {
+        for entry in &mut self.table {
+            if (from..to).contains(&entry.host) {
+                *entry = NONE;
+            }
+        }
+    }
+
     /// Empties the table and forgets the modes.
     pub fn clear(&mut self) {
         self.table.fill(NONE);

@@ -90,11 +90,13 @@ pub struct BtVcpu {
     /// Linear pages of blocks that branch tables lead to.
     code_pages: Set<u64>,
     pub(crate) cache: CodeCache,
-    /// Bytes of the shared exits at the start of the cache.
-    fixed: usize,
     exits: Exits,
     pub(crate) translator: Translator,
     pub(crate) blocks: Blocks,
+    /// Regions of the code cache that hold something.
+    filled: usize,
+    /// Chooses the region that goes.
+    chance: u32,
     pub(crate) targets: Targets,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
@@ -146,7 +148,7 @@ pub struct Stats {
     pub faults: u64,
     /// Blocks dropped because their page was written.
     pub dropped: u64,
-    /// Times the whole code cache was emptied.
+    /// Times the code cache, or one of its regions, was emptied.
     pub emptied: u64,
     /// Times translated code was left, by [`reason`].
     pub exits: [u64; reason::NAMES.len()],
@@ -161,7 +163,8 @@ impl BtVcpu {
         peers: Arc<Peers>,
         options: &Options,
     ) -> Result<BtVcpu, String> {
-        let mut cache = CodeCache::new(cache::SIZE, options.perf_map.is_some())?;
+        let size = options.code_cache.unwrap_or(cache::SIZE);
+        let mut cache = CodeCache::new(size, options.perf_map.is_some())?;
         let recorder = options.counts().then(Recorder::default);
         let ways = recorder.as_ref().map(Recorder::ways);
         let leave = entry::leave_address();
@@ -172,6 +175,7 @@ impl BtVcpu {
         if !cache.append(&bytes, &[]) {
             return Err("code cache: too small".into());
         }
+        cache.keep();
         let me = Arc::new(Peer {
             signals: signals.clone(),
             inside: AtomicBool::new(false),
@@ -186,6 +190,7 @@ impl BtVcpu {
         let mut switches = options.switches;
         switches.save_state &= has_xsavec();
         let targets = Targets::new();
+        let blocks = Blocks::new(cache.region_size());
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
@@ -200,11 +205,12 @@ impl BtVcpu {
             recent: [0; RECENT],
             copies: CodeCopies::default(),
             code_pages: Set::default(),
-            fixed: cache.used(),
             exits,
             cache,
             translator: Translator::new(exits, Box::new(native), switches),
-            blocks: Blocks::new(cache::SIZE),
+            blocks,
+            filled: 1,
+            chance: 1,
             targets,
             vector_outside: false,
             user_segments: UserSegments::default(),
@@ -594,7 +600,7 @@ impl BtVcpu {
 
 impl Drop for BtVcpu {
     fn drop(&mut self) {
-        self.list_blocks("the processor's end");
+        self.list_blocks("the processor's end", &(0..u32::MAX));
     }
 }
 
@@ -670,7 +676,8 @@ impl Vcpu for BtVcpu {
         if let Some(check) = &self.check {
             all.extend(check.counts());
         }
-        all.push(("code_cache_size".into(), cache::SIZE as u64));
+        let (from, to) = self.cache.range();
+        all.push(("code_cache_size".into(), to - from));
         for (name, n) in reason::NAMES.iter().zip(exits) {
             all.push((format!("exits_{name}"), n));
         }

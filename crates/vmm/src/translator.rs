@@ -73,6 +73,7 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
     Ok(Options {
         switches: *switches,
         count: *count,
+        code_cache: None,
         dump: dump
             .transpose()?
             .map(|file| Arc::new(Dump::new(Box::new(file)))),

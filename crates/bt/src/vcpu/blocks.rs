@@ -6,9 +6,11 @@ use super::{BtVcpu, control, mode, view};
 use crate::area::{BranchEntry, CODE_PAGE_ENTRIES, CodePage, VIEWS, View, branch_slot};
 use crate::block::{Key, Kind, Site};
 use crate::blocks::New;
+use crate::cache::REGIONS;
 use crate::dump::NewBlock;
 use crate::targets::Targets;
 use crate::translate::Source;
+use core::ops::Range;
 use mem::RamOffset;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -73,21 +75,53 @@ impl BtVcpu {
 
     pub(super) fn empty_cache(&mut self) {
         self.stats.emptied += 1;
-        self.list_blocks("the code cache was emptied");
-        self.cache.truncate(self.fixed);
+        self.list_blocks("the code cache was emptied", &(0..u32::MAX));
+        self.cache.clear();
+        self.filled = 1;
         self.blocks.clear();
         self.targets.clear();
         self.code_pages.clear();
         self.empty_branch_tables();
     }
 
-    /// Lists the blocks there are, if that is wanted: they are about to go.
-    pub(super) fn list_blocks(&mut self, why: &str) {
+    /// Makes room for a block that did not fit: in a region that is still empty, or in one that is
+    /// emptied. That is one by chance: a program that goes round and round through a little more
+    /// code than there is room for would find nothing left where the oldest always went.
+    fn make_room(&mut self) {
+        if !self.switches.regions {
+            return self.empty_cache();
+        }
+        if self.filled < REGIONS {
+            self.cache.begin(self.filled);
+            // Nobody is there.
+            self.blocks.begin(self.filled);
+            self.filled += 1;
+            return;
+        }
+        self.stats.emptied += 1;
+        self.chance = self.chance.wrapping_mul(0x41c6_4e6d).wrapping_add(12345);
+        let others = (self.chance >> 16) as usize % (REGIONS - 1);
+        let region = (self.cache.filling() + 1 + others) % REGIONS;
+        let numbers = self.blocks.numbers(region);
+        self.list_blocks("a region of the code cache was emptied", &numbers);
+        for (patch, exit) in self.blocks.begin(region) {
+            self.lead(patch, exit);
+        }
+        let (from, to) = self.cache.region(region);
+        let start = self.cache.range().0;
+        self.targets
+            .remove_within(start + u64::from(from), start + u64::from(to));
+        self.cache.begin(region);
+        self.empty_branch_tables();
+    }
+
+    /// Lists the blocks with these numbers, if that is wanted: they are about to go.
+    pub(super) fn list_blocks(&mut self, why: &str, which: &Range<u32>) {
         let Some(recorder) = &mut self.recorder else {
             return;
         };
         let (blocks, cache) = (&self.blocks, &self.cache);
-        recorder.finish(self.options.dump.as_deref(), why, |number| {
+        recorder.finish(self.options.dump.as_deref(), why, which, |number| {
             let block = blocks.get(number)?;
             let host = cache.range().0 + u64::from(block.host);
             let code = cache.code(host, block.size.into())?;
@@ -238,7 +272,7 @@ impl BtVcpu {
         for _ in 0..2 {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
-            let number = self.blocks.len();
+            let number = self.blocks.next();
             let next_key = match second {
                 Some((at, _)) => self.target(RamOffset(at.0 & !0xfff), key.mode)?,
                 None => 0,
@@ -251,7 +285,7 @@ impl BtVcpu {
                 next,
                 next_key,
                 view,
-                first_site: self.blocks.sites.len() as u32,
+                first_site: self.blocks.next_site(),
                 origin: self.cache.next(),
                 cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
@@ -264,7 +298,7 @@ impl BtVcpu {
             let output = self.translator.block(&x, &source)?;
             let full = self.blocks.is_full();
             if full || !self.cache.append(&output.code, &output.cold) {
-                self.empty_cache();
+                self.make_room();
                 continue;
             }
             let s = &self.interp.cpu().s;

@@ -495,6 +495,11 @@ fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() 
         count: true,
         ..Options::default()
     });
+    // So little that regions go all the time.
+    options.push(Options {
+        code_cache: Some(72 << 10),
+        ..Options::default()
+    });
     compare_under(&options, 180, |rng| match rng.below(4) {
         0 => Shape::compatibility(),
         1 => Shape::protected(rng.chance(50), rng.chance(50)),
