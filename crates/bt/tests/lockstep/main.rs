@@ -497,7 +497,7 @@ fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() 
     });
     // So little that regions go all the time.
     options.push(Options {
-        code_cache: Some(72 << 10),
+        code_cache: Some(112 << 10),
         ..Options::default()
     });
     compare_under(&options, 180, |rng| match rng.below(4) {
