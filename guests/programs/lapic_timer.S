@@ -103,12 +103,12 @@
     mov dword ptr [count41], 0
     mov dword ptr [apic64 + 0x3e0], 0xb               # divide by 1
     mov dword ptr [apic64 + 0x320], 0x41
-    mov dword ptr [apic64 + 0x380], 20000000
+    mov dword ptr [apic64 + 0x380], 100000000          # long enough for a slow machine to read it running
     mov eax, [apic64 + 0x390]
     test eax, eax
     jnz 1f
     fail
-1:  cmp eax, 20000000
+1:  cmp eax, 100000000
     jbe 1f
     fail
 1:  sti
@@ -139,6 +139,10 @@
     mov dword ptr [apic64 + 0x380], 0                 # stops
     mov eax, [apic64 + 0x390]
     expect eax, 0
+    sti                                               # one more may have come while interrupts were off
+    nop
+    nop
+    cli
     # TSC deadline.
     skip_unless_cpuid 1, 0, ecx, 24
     mov dword ptr [count41], 0

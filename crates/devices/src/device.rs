@@ -84,6 +84,11 @@ pub trait Device: Send {
     fn load(&mut self, section: &[u8]) -> Result<(), LoadError>;
     /// The state as a readable tree.
     fn inspect(&self, out: &mut Inspector);
+    /// Those of its accesses that it passed on to devices behind it: a name that tells these
+    /// apart, reads, writes. Counted since power-on, no part of the state.
+    fn passed_on(&self) -> Vec<(String, u64, u64)> {
+        Vec::new()
+    }
 }
 
 /// Why a saved state was refused.

@@ -230,6 +230,7 @@ fn reboot_resets_the_machine_and_panic_says_why() {
         let Some(mut machine) = Reference::start(BUILT_IN, false, options) else {
             return;
         };
+        machine.expect(PROMPT);
         machine.send("reboot\r");
         assert_eq!(
             machine.finish().0,
@@ -237,6 +238,7 @@ fn reboot_resets_the_machine_and_panic_says_why() {
             "-no-reboot makes a reset the end"
         );
         let mut machine = Reference::start(BUILT_IN, false, options).unwrap();
+        machine.expect(PROMPT);
         machine.send("panic\r");
         let (status, said) = machine.finish();
         assert!(

@@ -3,7 +3,7 @@
 use crate::machine::Machine;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 /// Accesses to one device.
@@ -62,16 +62,28 @@ impl From<x86::Counters> for VcpuStats {
 }
 
 impl Machine {
-    /// The devices that were asked at least once, in board order.
+    /// The devices that were asked at least once, in board order; those on a bus after the bus,
+    /// whose own accesses are then what the bus answered itself (configuration).
     pub fn device_stats(&self) -> Vec<DeviceStats> {
-        let slots = self.board().slots.iter();
-        slots
-            .map(|slot| DeviceStats {
+        let mut all = Vec::new();
+        for (number, slot) in self.board().slots.iter().enumerate() {
+            let behind = self.with_device(number, |device, _| device.passed_on());
+            let behind = behind.unwrap_or_default();
+            let (reads, writes) = behind.iter().fold((0, 0), |(r, w), b| (r + b.1, w + b.2));
+            // Counted before it is passed on, and read after what was: never less.
+            let own = |count: &AtomicU64, passed| count.load(Ordering::Relaxed) - passed;
+            all.push(DeviceStats {
                 name: slot.name.into(),
-                reads: slot.accesses.reads.load(Ordering::Relaxed),
-                writes: slot.accesses.writes.load(Ordering::Relaxed),
-            })
-            .filter(|d| d.reads + d.writes > 0)
-            .collect()
+                reads: own(&slot.accesses.reads, reads),
+                writes: own(&slot.accesses.writes, writes),
+            });
+            all.extend(behind.into_iter().map(|(name, reads, writes)| DeviceStats {
+                name,
+                reads,
+                writes,
+            }));
+        }
+        all.retain(|d| d.reads + d.writes > 0);
+        all
     }
 }

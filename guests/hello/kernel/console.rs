@@ -23,15 +23,10 @@ static HAS_FIFO: AtomicBool = AtomicBool::new(false);
 
 /// Sets 115200 8N1 and lets the receiver interrupt. Returns what was typed before.
 pub fn init() -> Input {
-    // Switching the FIFOs empties them: first take what was typed ahead. If there is some, more may follow.
+    // Switching the FIFOs empties them, with what arrives just then. So where something was typed ahead, and more
+    // may follow, they stay as they are: without, a byte waits until it is taken.
     let mut input = Input::new();
     input.pump();
-    let mut quiet = 0;
-    while !input.is_empty() && quiet < 1000 {
-        let before = input.filled;
-        input.pump();
-        quiet = if input.filled > before { 0 } else { quiet + 1 };
-    }
     // SAFETY: COM1's registers, in the data sheet's order; touches nothing else.
     unsafe {
         out8(IER, 0);
@@ -39,7 +34,9 @@ pub fn init() -> Input {
         out8(DATA, 1);
         out8(IER, 0);
         out8(LCR, 3);
-        out8(IIR_FCR, 0x07); // FIFOs on and empty, interrupt at one byte
+        if input.is_empty() {
+            out8(IIR_FCR, 0x07); // FIFOs on and empty, interrupt at one byte
+        }
         HAS_FIFO.store(in8(IIR_FCR) & 0xc0 == 0xc0, Ordering::Relaxed);
         out8(MCR, 0x0b); // DTR, RTS, OUT2: the gate of the interrupt line
         out8(IER, 1);

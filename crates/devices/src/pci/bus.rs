@@ -89,6 +89,8 @@ struct Place {
     function: Box<dyn PciFunction>,
     /// The function's own INTA# level.
     level: bool,
+    /// Reads and writes of its BARs.
+    accesses: [u64; 2],
 }
 
 impl Place {
@@ -218,6 +220,7 @@ impl PciBus {
             devfn,
             function,
             level: false,
+            accesses: [0; 2],
         };
         let irq = self.layout.irqs[usize::from(place.pirq())];
         place.function.config_mut().enable_decoding(irq);
@@ -436,6 +439,7 @@ impl Device for PciBus {
             }
             _ => match self.lookup(region, offset, size) {
                 Some((place, bar, at)) => {
+                    self.places[place].accesses[0] += 1;
                     self.call(cx, place, |f, cx| f.bar_read(cx, bar, at, size))
                 }
                 None => u64::MAX,
@@ -454,10 +458,19 @@ impl Device for PciBus {
             }
             _ => {
                 if let Some((place, bar, at)) = self.lookup(region, offset, size) {
+                    self.places[place].accesses[1] += 1;
                     self.call(cx, place, |f, cx| f.bar_write(cx, bar, at, size, value));
                 }
             }
         }
+    }
+
+    fn passed_on(&self) -> Vec<(String, u64, u64)> {
+        let of = |p: &Place| {
+            let name = format!("{} {:02x}.{}", p.function.name(), p.devfn >> 3, p.devfn & 7);
+            (name, p.accesses[0], p.accesses[1])
+        };
+        self.places.iter().map(of).collect()
     }
 
     fn timer(&mut self, cx: &mut Context<'_>, timer: u8) {
@@ -505,6 +518,7 @@ impl Device for PciBus {
                 devfn,
                 function,
                 level,
+                accesses: _,
             } = p;
             FunctionState {
                 devfn: *devfn,
@@ -731,6 +745,19 @@ mod tests {
         b.set_config(2, 4, 1);
         assert_eq!(b.read(2, 0x1000_0000, 4), u64::MAX, "memory is off");
         assert_ne!(b.read(3, 0x1000, 1), u64::MAX);
+    }
+
+    #[test]
+    fn accesses_to_bars_are_counted_by_function_and_configuration_is_not() {
+        let mut b = Bench::new();
+        b.config(6, 0x10);
+        b.write(3, 0x20, 1, 1);
+        b.read(2, 0, 4);
+        b.read(2, 8, 4);
+        let asked: Vec<_> = b.bus.passed_on();
+        let asked = asked.iter().filter(|a| a.1 + a.2 > 0);
+        let asked: Vec<_> = asked.map(|(name, r, w)| (&**name, *r, *w)).collect();
+        assert_eq!(asked, [("probe 02.0", 2, 0), ("probe 06.0", 0, 1)]);
     }
 
     #[test]
