@@ -156,6 +156,8 @@ pub struct Block {
     pub size: u16,
     /// Guest instructions.
     pub count: u8,
+    /// Instructions of which its code has another copy.
+    pub again: u8,
     /// Instructions that the code can complete: all, or all but a last one that is left to the
     /// interpreter.
     pub completes: u8,

@@ -42,6 +42,8 @@ pub struct New<'a> {
     pub size: usize,
     /// See [`Block::completes`].
     pub completes: usize,
+    /// Guest instructions: as many entries of the map, those behind are of other copies.
+    pub count: usize,
     /// Generation of its page.
     pub generation: u32,
     /// The page in which its one instruction ends, if that is the next one in the linear space,
@@ -312,7 +314,8 @@ impl Blocks {
         let map = region.maps.len() as u32;
         let mut before = (0, 0);
         for &(host, guest) in new.map {
-            for distance in [host - before.0, guest - before.1] {
+            // A group's other copy goes back in the guest's code.
+            for distance in [host - before.0, guest.wrapping_sub(before.1)] {
                 match u8::try_from(distance) {
                     Ok(short) if short < 255 => region.maps.push(short),
                     _ => {
@@ -343,7 +346,8 @@ impl Blocks {
             mode: new.mode,
             host: new.host,
             size: new.size as u16,
-            count: new.map.len() as u8,
+            count: new.count as u8,
+            again: (new.map.len() - new.count) as u8,
             completes: new.completes as u8,
             generation: new.generation,
             incoming: NO_NEXT,
@@ -419,10 +423,11 @@ impl Blocks {
         };
         let mut at = (0, 0);
         let mut next = || {
-            at = (at.0 + distance(), at.1 + distance());
+            at = (at.0 + distance(), u16::wrapping_add(at.1, distance()));
             at
         };
-        (0..block.count).map(|_| next()).collect()
+        let entries = u16::from(block.count) + u16::from(block.again);
+        (0..entries).map(|_| next()).collect()
     }
 
     /// The block whose code holds an offset in the code cache.
@@ -510,6 +515,7 @@ mod tests {
             cold: 7000,
             size,
             completes: 2,
+            count: 2,
             generation: 1,
             second: (at.0 & 0xfff == 0xfff).then_some((RamOffset(0x9_9000), 5)),
             map: &[(4, 0), (300, 3)],

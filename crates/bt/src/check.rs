@@ -552,7 +552,13 @@ impl BtVcpu {
             let ip = self.check_start(number).wrapping_add(m.1.into());
             Decoder::with_ip(bits, &bytes, ip, DecoderOptions::NONE).decode()
         };
-        self.blocks.map(number).iter().map(decode).collect()
+        let count = block.count.into();
+        self.blocks
+            .map(number)
+            .iter()
+            .take(count)
+            .map(decode)
+            .collect()
     }
 
     /// A byte of a block's page or, behind its end, of the next one if the block needs that.
@@ -880,6 +886,47 @@ mod tests {
         assert_eq!((counts.again, counts.undefined), (0, 0));
     }
 
+    /// Accesses off RBX and RSP that are checked together, at every distance from a page's end.
+    fn grouped(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+        let mut again = a.create_label();
+        a.mov(ebx, DATA as u32 + 0xfe0)?;
+        a.mov(esp, DATA as u32 + 0x1_0028)?;
+        a.mov(ecx, 16)?;
+        a.set_label(&mut again)?;
+        a.mov(qword_ptr(rbx + 8), rcx)?;
+        a.add(rax, qword_ptr(rbx + 12))?;
+        a.adc(dword_ptr(rbx - 4), eax)?;
+        a.mov(r10, qword_ptr(rbx + 16))?;
+        a.push(rax)?;
+        a.push(rcx)?;
+        a.sub(rsp, 24)?;
+        a.mov(qword_ptr(rsp + 32), rdx)?;
+        a.pop(rdx)?;
+        a.add(rsp, 16)?;
+        a.pop(rsi)?;
+        a.pop(rdi)?;
+        a.add(rbx, 4)?;
+        a.sub(rsp, 8)?;
+        a.dec(ecx)?;
+        a.jne(again)
+    }
+
+    #[test]
+    fn accesses_checked_together_are_right_at_every_distance_from_a_page_end() {
+        let mut rig = Rig::new(grouped);
+        let counts = rig.run().unwrap();
+        // Three and sixteen times sixteen, without those that cross a page themselves.
+        assert!((240..=259).contains(&counts.instructions), "{counts:?}");
+    }
+
+    #[test]
+    fn a_wrong_other_copy_of_a_group_is_caught() {
+        let mut rig = Rig::new(grouped);
+        // Only there it is mov [r10+r11], rcx; in the first copy it has a displacement.
+        rig.sabotage(&[0x4b, 0x89, 0x0c, 0x1a], &[0x4b, 0x89, 0x14, 0x1a]);
+        rig.caught(&["it differs", "memory at 0x9ff0"]);
+    }
+
     #[test]
     fn a_wrong_register_is_caught() {
         let mut rig = Rig::new(summing);
@@ -891,8 +938,8 @@ mod tests {
     #[test]
     fn a_wrong_store_is_caught() {
         let mut rig = Rig::new(summing);
-        // mov [r10+r11], eax becomes one of ecx.
-        rig.sabotage(&[0x43, 0x89, 0x04, 0x1a], &[0x43, 0x89, 0x0c, 0x1a]);
+        // mov [r10+r11+8], eax, in a group, becomes one of ecx.
+        rig.sabotage(&[0x43, 0x89, 0x44, 0x1a], &[0x43, 0x89, 0x4c, 0x1a]);
         rig.caught(&["it differs", "memory at 0x9008"]);
     }
 

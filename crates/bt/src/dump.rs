@@ -235,7 +235,7 @@ fn list(text: &mut String, r: &Record, runs: u64, host: &[u8], at: u64, map: &[(
         r.rip,
         r.bits,
         r.ring,
-        map.len(),
+        r.treatments.len(),
         host.len()
     );
     let mut guest = Decoder::with_ip(r.bits, &r.guest, r.rip, DecoderOptions::NONE);
@@ -247,9 +247,13 @@ fn list(text: &mut String, r: &Record, runs: u64, host: &[u8], at: u64, map: &[(
             text.push('\n');
         }
     };
-    for (n, &(from, _)) in map.iter().enumerate() {
+    for (n, &(from, into)) in map.iter().enumerate() {
         until(text, at + u64::from(from));
         text.push_str("    ");
+        // Behind the last one come the groups' other copies.
+        let known = guest.set_position(into.into()).is_ok();
+        debug_assert!(known, "an instruction outside its block");
+        guest.set_ip(r.rip + u64::from(into));
         instruction(text, &mut guest);
         text.push_str(r.treatments.get(n).map_or("", |t| t.note()));
         text.push('\n');

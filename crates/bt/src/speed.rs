@@ -61,7 +61,7 @@ fn translation_speed() {
                 let Some(output) = golden.translator.block(&x, &source) else {
                     break;
                 };
-                let last = output.map.last().map_or(0, |m| u64::from(m.1));
+                let last = u64::from(output.map[output.count - 1].1);
                 let mut decoder = iced_x86::Decoder::new(64, &page[(rip + last) as usize..], 0);
                 rip += last + decoder.decode().len() as u64;
                 for (sum, n) in

@@ -48,6 +48,8 @@ switches! {
     liveness = "liveness";
     /// checks accesses by a shorter sequence where flags are dead
     short_check = "short-check";
+    /// checks accesses off the same registers together
+    group = "group";
     /// replaces sensitive instructions by code, where they are usual ones
     inline_sensitive = "inline-sensitive";
     /// saves and restores x87 and vector registers by the host's XSAVE and XRSTOR

@@ -2,8 +2,8 @@
 //!
 //! A block is a run of instructions inside one page up to a branch. An instruction without a
 //! memory operand is copied as it is. One with a memory operand gets a software TLB check in
-//! front and `[r10 + r11]` as its operand. Sensitive instructions, and all that is rare, become an
-//! exit to the interpreter.
+//! front and `[r10 + r11]` as its operand, or shares one with others ([`groups`]). Sensitive
+//! instructions, and all that is rare, become an exit to the interpreter.
 //!
 //! Guest flags live in the host's flags. The check destroys them, so where they are still needed
 //! (by liveness inside the block and a look into what follows) another check is made that does
@@ -14,6 +14,7 @@
 
 mod branch;
 mod classify;
+mod groups;
 mod protected;
 mod registers;
 mod save_state;
@@ -33,6 +34,7 @@ use crate::pages::Liveness;
 use crate::switches::Switches;
 use classify::flags_before;
 use core::mem::{offset_of, take};
+use groups::{Plan, Written};
 use iced_x86::{
     Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
@@ -266,6 +268,8 @@ pub struct Translator {
     spare: Spare,
     /// How an instruction uses its memory operand, by its code.
     accesses: Box<[Option<MemoryUse>]>,
+    /// What it writes, by its code.
+    written: Box<[Option<Written>]>,
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
@@ -284,6 +288,7 @@ type MemoryUse = Option<Access>;
 struct Spare {
     list: Vec<(Instruction, Class, usize)>,
     needed: Vec<u32>,
+    plan: Plan,
     slow: Vec<Slow>,
     output: Output,
 }
@@ -304,11 +309,33 @@ impl Translator {
             switches,
             spare: Spare::default(),
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
+            written: vec![None; Code::values().len()].into_boxed_slice(),
             #[cfg(test)]
             sabotage: None,
             image: 0,
             tsc: false,
         }
+    }
+
+    /// What an instruction does to its one memory operand.
+    fn memory_use(&mut self, i: &Instruction) -> MemoryUse {
+        let place = i.code() as usize;
+        if let Some(known) = self.accesses[place] {
+            return known;
+        }
+        let found = match self.info.info(i).used_memory() {
+            [one] => match one.access() {
+                OpAccess::Read | OpAccess::CondRead => Some(Access::Read),
+                OpAccess::Write
+                | OpAccess::CondWrite
+                | OpAccess::ReadWrite
+                | OpAccess::ReadCondWrite => Some(Access::Write),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.accesses[place] = Some(found);
+        found
     }
 
     /// Takes the vectors of a block back that is done with.
@@ -370,6 +397,13 @@ impl Translator {
             live = flags_before(i, *class, live);
             needed[n] = live;
         }
+        let mut plan = take(&mut spare.plan);
+        let grouping = self.switches.group && self.switches.short_check && self.switches.liveness;
+        if grouping && bits == 64 && joined.is_none() {
+            self.plan(&list, &needed, &mut plan);
+        } else {
+            plan.clear(list.len());
+        }
         let mut block = Building {
             t: self,
             source,
@@ -385,6 +419,10 @@ impl Translator {
             shadow: false,
             links: 0,
             after,
+            grouped: None,
+            at: 0,
+            rejoin: None,
+            again: false,
         };
         if let Some(counter) = source.counter {
             block.asm.count_at(counter);
@@ -396,15 +434,22 @@ impl Translator {
         }
         let mut map = take(&mut spare.output.map);
         let mut done = false;
+        let mut groups = plan.groups.iter().peekable();
+        let mut apart = Vec::new();
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u16, *at as u16));
-            block.rip = i.ip();
-            block.code = i.code();
-            block.live = needed[n] != 0 || !liveness;
-            // XSAVE and its kin are of no unit.
-            block.vector = i.is_save_restore_instruction()
-                || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
+            block.begin(i, needed[n]);
+            if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
+                apart.push((*group, block.check_group(group), None));
+            }
+            block.grouped = plan.places[n];
             done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
+            if groups.next_if(|g| g.members.end == n + 1).is_some()
+                && let Some((_, _, rejoin)) = apart.last_mut()
+            {
+                let here = block.asm.here();
+                *rejoin = block.rejoin.take().or((!done).then_some(here));
+            }
             if done {
                 break;
             }
@@ -422,6 +467,21 @@ impl Translator {
         if !done {
             let next = list[count - 1].0.next_ip();
             block.go(next, after.next != 0);
+        }
+        (block.grouped, block.again, block.shadow) = (None, true, false);
+        for (group, hole, rejoin) in apart {
+            block.asm.bind(hole);
+            for n in group.members.clone() {
+                let (i, class, at) = &list[n];
+                map.push((block.asm.bytes.len() as u16, *at as u16));
+                block.begin(i, needed[n]);
+                if block.instruction(i, *class, &bytes[*at..*at + i.len()]) {
+                    break;
+                }
+            }
+            if let Some(rejoin) = rejoin {
+                block.asm.jmp_to(rejoin);
+            }
         }
         block.slow_paths();
         #[cfg(test)]
@@ -446,7 +506,7 @@ impl Translator {
             Some(_) => list[..count].iter().map(|l| l.1.treatment()).collect(),
             None => Vec::new(),
         };
-        (spare.list, spare.needed) = (list, needed);
+        (spare.list, spare.needed, spare.plan) = (list, needed, plan);
         self.spare = spare;
         Some(Output {
             code: asm.bytes,
@@ -522,6 +582,14 @@ struct Building<'t, 's> {
     links: u8,
     /// Flags that are needed behind the block.
     after: LiveAfter,
+    /// The current instruction's access was checked with its group: its distance from there.
+    grouped: Option<i32>,
+    /// The last access checked: its distance from `[r10 + r11]`.
+    at: i32,
+    /// Where the access of a branch is over and it only has to go on.
+    rejoin: Option<u64>,
+    /// This is the other copy of a group: a branch in it goes on in the first one.
+    again: bool,
 }
 
 /// The flags that may be read behind a block.
@@ -557,6 +625,32 @@ fn r10_like(r: Register) -> Register {
 }
 
 impl Building<'_, '_> {
+    /// About to translate an instruction; the flags needed before it.
+    fn begin(&mut self, i: &Instruction, needed: u32) {
+        self.rip = i.ip();
+        self.code = i.code();
+        self.live = needed != 0 || !self.t.switches.liveness;
+        // XSAVE and its kin are of no unit.
+        self.vector = i.is_save_restore_instruction()
+            || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
+    }
+
+    /// The place of the access that was checked last.
+    fn place(&self) -> Mem {
+        Mem {
+            base: Some(R10),
+            index: Some((R11, 0)),
+            disp: self.at,
+            gs: false,
+        }
+    }
+
+    /// The access of a branch is over; true if it goes on in the group's first copy.
+    fn access_done(&mut self) -> bool {
+        self.rejoin = Some(self.asm.here());
+        self.again
+    }
+
     /// The site of an access whose check is at the host address `retry`.
     fn access_site(&mut self, access: Access, size: u8, retry: u64) -> u32 {
         self.accesses += 1;
@@ -615,15 +709,16 @@ impl Building<'_, '_> {
             Class::Pop => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 8);
                 let to = i.op0_register();
+                let place = self.place();
                 match stolen(to) {
                     Some(home) => {
-                        self.asm.load(R10, Mem::sum(R10, R11));
+                        self.asm.load(R10, place);
                         self.asm.store(Mem::gs(Area::home(home)), R10);
                         self.asm.lea(RSP, Mem::base(RSP, 8));
                     }
                     None => {
                         let to = to.number() as u8;
-                        self.asm.load(to, Mem::sum(R10, R11));
+                        self.asm.load(to, place);
                         if to != RSP {
                             self.asm.lea(RSP, Mem::base(RSP, 8));
                         }
@@ -647,6 +742,9 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return(i.next_ip());
+                if self.access_done() {
+                    return true;
+                }
                 self.go(i.near_branch_target(), self.after.taken != 0);
                 return true;
             }
@@ -713,8 +811,11 @@ impl Building<'_, '_> {
                 } else {
                     0
                 };
-                self.asm.load(R11, Mem::sum(R10, R11));
+                self.asm.load(R11, self.place());
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
+                if self.access_done() {
+                    return true;
+                }
                 self.indirect_from(self.source.view, 8 + drop);
                 return true;
             }
@@ -772,27 +873,6 @@ impl Building<'_, '_> {
         self.asm.raw(&bytes);
         bytes.clear();
         self.t.encoder.set_buffer(bytes);
-    }
-
-    /// What an instruction does to its one memory operand.
-    fn memory_use(&mut self, i: &Instruction) -> MemoryUse {
-        let place = i.code() as usize;
-        if let Some(known) = self.t.accesses[place] {
-            return known;
-        }
-        let found = match self.t.info.info(i).used_memory() {
-            [one] => match one.access() {
-                OpAccess::Read | OpAccess::CondRead => Some(Access::Read),
-                OpAccess::Write
-                | OpAccess::CondWrite
-                | OpAccess::ReadWrite
-                | OpAccess::ReadCondWrite => Some(Access::Write),
-                _ => None,
-            },
-            _ => None,
-        };
-        self.t.accesses[place] = Some(found);
-        found
     }
 
     /// Works out an operand's address in R11, without touching flags. R10 is lost.
@@ -880,8 +960,13 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Checks an access: afterwards `[r10 + r11]` is the place in this process.
+    /// Checks an access, unless its group was: afterwards [`Building::place`] is where it goes in
+    /// this process, and that is `[r10 + r11]` if it is in no group.
     fn check(&mut self, address: Address, access: Access, size: u8) {
+        self.at = self.grouped.unwrap_or(0);
+        if self.grouped.is_some() {
+            return;
+        }
         let table = match access {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
@@ -977,7 +1062,7 @@ impl Building<'_, '_> {
     fn memory(&mut self, i: &Instruction) -> bool {
         let used = self.stolen_operands(i);
         let size = i.memory_size().size();
-        let Some(access) = self.memory_use(i) else {
+        let Some(access) = self.t.memory_use(i) else {
             return self.interpret();
         };
         if used.len() > 1 || size == 0 || size > 32 {
@@ -989,8 +1074,13 @@ impl Building<'_, '_> {
             native.set_has_rep_prefix(false);
         }
         native.set_segment_prefix(Register::None);
-        native.set_memory_displacement64(0);
-        native.set_memory_displ_size(0);
+        let at = if used.is_empty() {
+            self.grouped.unwrap_or(0)
+        } else {
+            0
+        };
+        native.set_memory_displacement64(at as u64);
+        native.set_memory_displ_size(u32::from(at != 0));
         native.set_memory_index_scale(1);
         if used.is_empty() {
             native.set_memory_base(Register::R10);
@@ -1031,7 +1121,7 @@ impl Building<'_, '_> {
             return false;
         }
         if let Some(&(n, written)) = used.first() {
-            self.asm.lea(R11, Mem::sum(R10, R11));
+            self.asm.lea(R11, self.place());
             self.asm.load(R10, Mem::gs(Area::home(n)));
             self.encoded(bytes);
             if written {
@@ -1116,11 +1206,11 @@ impl Building<'_, '_> {
                 self.check(Address::Stack(RSP, -8), Access::Write, 8);
                 match stolen(from) {
                     Some(home) => {
-                        self.asm.lea(R11, Mem::sum(R10, R11));
+                        self.asm.lea(R11, self.place());
                         self.asm.load(R10, Mem::gs(Area::home(home)));
                         self.asm.store(Mem::base(R11, 0), R10);
                     }
-                    None => self.asm.store(Mem::sum(R10, R11), from.number() as u8),
+                    None => self.asm.store(self.place(), from.number() as u8),
                 }
                 self.asm.lea(RSP, Mem::base(RSP, -8));
             }

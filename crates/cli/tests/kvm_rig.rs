@@ -300,7 +300,9 @@ fn differs(program: &Program) -> Option<&'static str> {
         "xsave_state" => Some(
             "QEMU 7.2 lets XSETBV pass KVM's intercept: after the next exit XCR0 is what KVM believes",
         ),
-        // Seen in QEMU's monitor: the host kernel ran on with CR0 = 0x31, the guest's.
+        // Seen in QEMU's monitor: the host kernel ran on with CR0 = 0x31, the guest's. In its source:
+        // do_vmexit calls cpu_x86_update_cr0 before it loads CR4 and EFER, and that returns at once
+        // where PG is set under LME without PAE.
         "control_registers" => Some(
             "QEMU 7.2 loads the host's CR0 at #VMEXIT under the guest's EFER and CR4, and leaves PG out if they have LME without PAE, as this program does: the host kernel goes on without paging",
         ),

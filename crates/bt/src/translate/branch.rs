@@ -15,7 +15,7 @@ use x86::mmu::Access;
 impl Building<'_, '_> {
     pub(super) fn push_return(&mut self, offset: u64) {
         self.check(Address::Stack(RSP, -8), Access::Write, 8);
-        self.asm.lea(R11, Mem::sum(R10, R11));
+        self.asm.lea(R11, self.place());
         self.linear(R10, offset);
         self.asm.store(Mem::base(R11, 0), R10);
         self.asm.lea(RSP, Mem::base(RSP, -8));

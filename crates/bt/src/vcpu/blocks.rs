@@ -321,6 +321,7 @@ impl BtVcpu {
                 cold: (source.cold - source.cache) as u32,
                 size: output.code.len(),
                 completes: output.completes,
+                count: output.count,
                 generation,
                 second,
                 map: &output.map,

@@ -1,0 +1,392 @@
+//! One check for several accesses off the same registers: `push` after `push`, the fields of one
+//! structure. Where a run of instructions adds only constants to what its accesses are relative
+//! to, their distances are known, and if the stretch they span lies in one page, that page is all
+//! there is to check.
+//!
+//! ```text
+//!     check the stretch ── misses ──> the same instructions, each access with its own check,
+//!     the instructions                behind the block ─┐
+//!     go on <─────────────────────────────────────────-─┘
+//! ```
+//!
+//! The check has no slow path of its own and changes nothing: whatever it fails for, be it the
+//! end of a page, a page that may be read and not written, or no page at all, is found out
+//! instruction by instruction in the other copy.
+
+use super::{Building, Class, TLB_INDEX, Translator, stolen};
+use crate::area::Area;
+use crate::emit::{Hole, Mem, R10, R11};
+use core::ops::Range;
+use iced_x86::{Code, Instruction, OpAccess, OpKind, Register};
+use x86::mmu::Access;
+
+/// The longest stretch. Longer ones would cross a page's end too often.
+const SPAN: i32 = 1024;
+
+/// What the accesses of a group are relative to: base, index and scale.
+type Key = (Register, Register, u32);
+
+/// Accesses with one check.
+pub(super) struct Group {
+    /// The instructions, as places in the block.
+    pub(super) members: Range<usize>,
+    key: Key,
+    /// Lowest displacement.
+    low: i32,
+    /// Bytes from there to the end of the last access.
+    span: i32,
+    access: Access,
+}
+
+/// What an instruction means for a group.
+enum Role {
+    /// It uses memory, and then adds a constant to its base. `last`: what it does afterwards
+    /// needs the registers of the check.
+    Access {
+        key: Key,
+        at: i32,
+        size: i32,
+        access: Access,
+        moves: i32,
+        last: bool,
+    },
+    /// It uses no memory.
+    Neutral,
+    /// It adds a constant to a register.
+    Moves(Register, i32),
+    /// No group goes beyond it.
+    End,
+}
+
+/// What an instruction writes: a bit for each operand that it does.
+pub(super) type Written = u8;
+/// And registers that are no operands of it.
+const OTHERS: Written = 1 << 7;
+
+/// The plan for a block, and vectors to be used again.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Groups in the order of the block.
+    pub(super) groups: Vec<Group>,
+    /// For each instruction: its access's distance from the group's lowest, if it is in one.
+    pub(super) places: Vec<Option<i32>>,
+}
+
+impl Plan {
+    /// No groups, for a block of so many instructions.
+    pub(super) fn clear(&mut self, instructions: usize) {
+        self.groups.clear();
+        self.places.clear();
+        self.places.resize(instructions, None);
+    }
+}
+
+/// A group that is being put together.
+struct Open {
+    group: Group,
+    /// What was added to the base since its start.
+    moved: i32,
+    accesses: usize,
+}
+
+impl Open {
+    fn uses(&self, r: Register) -> bool {
+        let key = self.group.key;
+        r != Register::None && (key.0 == r || key.1 == r)
+    }
+
+    /// Takes another access in, if the stretch stays short enough.
+    fn take(&mut self, n: usize, at: i32, size: i32, access: Access) -> bool {
+        let g = &mut self.group;
+        let low = g.low.min(at);
+        let end = (g.low + g.span).max(at + size);
+        if end - low > SPAN {
+            return false;
+        }
+        (g.low, g.span) = (low, end - low);
+        g.members.end = n + 1;
+        if access == Access::Write {
+            g.access = access;
+        }
+        self.accesses += 1;
+        true
+    }
+}
+
+impl Translator {
+    /// Finds the groups of a block in 64-bit code. `needed`: the flags needed before each
+    /// instruction.
+    pub(super) fn plan(
+        &mut self,
+        list: &[(Instruction, Class, usize)],
+        needed: &[u32],
+        plan: &mut Plan,
+    ) {
+        plan.clear(list.len());
+        let mut open: Option<Open> = None;
+        for (n, (i, class, _)) in list.iter().enumerate() {
+            // The poll behind STI's shadow uses the registers of the check.
+            let shadow = n > 0 && list[n - 1].1 == Class::Sti;
+            let role = match self.role(i, *class) {
+                _ if shadow => Role::End,
+                role => role,
+            };
+            match role {
+                Role::End => close(&mut open, plan),
+                Role::Neutral => {
+                    if let Some(o) = &open
+                        && self.writes(i, o)
+                    {
+                        close(&mut open, plan);
+                    }
+                }
+                Role::Moves(r, by) => {
+                    if let Some(o) = &mut open
+                        && o.uses(r)
+                    {
+                        let moved = o.moved.checked_add(by).filter(|m| m.abs() <= SPAN);
+                        match moved {
+                            Some(moved) if o.group.key.0 == r && o.group.key.1 != r => {
+                                o.moved = moved;
+                            }
+                            _ => close(&mut open, plan),
+                        }
+                    }
+                }
+                Role::Access {
+                    key,
+                    at,
+                    size,
+                    access,
+                    moves,
+                    last,
+                } => {
+                    let joins = open.as_mut().is_some_and(|o| {
+                        let place = at.checked_add(o.moved);
+                        let fits = place.is_some_and(|p| p.abs() < 1 << 30);
+                        o.group.key == key && fits && o.take(n, at + o.moved, size, access)
+                    });
+                    if !joins {
+                        close(&mut open, plan);
+                        if needed[n] == 0 && at.abs() < 1 << 30 {
+                            let group = Group {
+                                members: n..n + 1,
+                                key,
+                                low: at,
+                                span: size,
+                                access,
+                            };
+                            open = Some(Open {
+                                group,
+                                moved: 0,
+                                accesses: 1,
+                            });
+                        }
+                    }
+                    if let Some(o) = &mut open {
+                        plan.places[n] = Some(at + o.moved);
+                        o.moved += moves;
+                        let ends = last || moves == 0 && self.writes(i, o);
+                        if ends {
+                            close(&mut open, plan);
+                        }
+                    }
+                }
+            }
+        }
+        close(&mut open, plan);
+    }
+
+    /// True if an instruction writes a register that the group's addresses are made of.
+    fn writes(&mut self, i: &Instruction, open: &Open) -> bool {
+        let written = self.written(i);
+        written & OTHERS != 0
+            || (0..i.op_count()).any(|k| {
+                written & 1 << k != 0
+                    && i.op_kind(k) == OpKind::Register
+                    && open.uses(i.op_register(k).full_register())
+            })
+    }
+
+    fn written(&mut self, i: &Instruction) -> Written {
+        let place = i.code() as usize;
+        if let Some(known) = self.written[place] {
+            return known;
+        }
+        // The operands are made registers that no instruction means without naming them.
+        let mut named = *i;
+        for k in 0..i.op_count() {
+            if i.op_kind(k) == OpKind::Register && i.op_register(k).is_gpr() {
+                named.set_op_register(k, r15_like(i.op_register(k)));
+            }
+        }
+        let info = self.info.info(&named);
+        let writes = |a| {
+            !matches!(
+                a,
+                OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess
+            )
+        };
+        let mut found = (0..i.op_count())
+            .filter(|k| writes(info.op_access(*k)))
+            .fold(0, |all, k| all | 1 << k);
+        let other =
+            |r: Register| r.full_register().is_gpr64() && r.full_register() != Register::R15;
+        if info
+            .used_registers()
+            .iter()
+            .any(|u| other(u.register()) && writes(u.access()))
+        {
+            found |= OTHERS;
+        }
+        self.written[place] = Some(found);
+        found
+    }
+
+    fn role(&mut self, i: &Instruction, class: Class) -> Role {
+        let stack = |at, access, moves, last| Role::Access {
+            key: (Register::RSP, Register::None, 1),
+            at,
+            size: 8,
+            access,
+            moves,
+            last,
+        };
+        match class {
+            Class::Nothing => Role::Neutral,
+            Class::Plain => {
+                if (0..i.op_count()).any(|k| is_stolen_operand(i, k)) {
+                    return Role::End;
+                }
+                let by = match i.code() {
+                    Code::Add_rm64_imm8 | Code::Add_rm64_imm32 => i.immediate(1) as i64,
+                    Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 => {
+                        (i.immediate(1) as i64).wrapping_neg()
+                    }
+                    _ => return Role::Neutral,
+                };
+                i32::try_from(by).map_or(Role::Neutral, |by| Role::Moves(i.op0_register(), by))
+            }
+            Class::Lea => {
+                let odd = [i.op0_register(), i.memory_base(), i.memory_index()]
+                    .iter()
+                    .any(|r| stolen(*r).is_some() || r.is_ip());
+                let to = i.op0_register();
+                match () {
+                    () if odd => Role::End,
+                    () if to.is_gpr64()
+                        && i.memory_base() == to
+                        && i.memory_index() == Register::None =>
+                    {
+                        i32::try_from(i.memory_displacement64() as i64)
+                            .map_or(Role::Neutral, |by| Role::Moves(to, by))
+                    }
+                    () => Role::Neutral,
+                }
+            }
+            Class::Push if i.op0_kind() == OpKind::Register => {
+                let last = stolen(i.op0_register()).is_some();
+                stack(-8, Access::Write, -8, last)
+            }
+            Class::Pop if i.op0_register() != Register::RSP => {
+                let last = stolen(i.op0_register()).is_some();
+                stack(0, Access::Read, 8, last)
+            }
+            Class::Return => stack(0, Access::Read, 0, true),
+            Class::Call => stack(-8, Access::Write, 0, true),
+            Class::Memory => self.operand(i),
+            _ => Role::End,
+        }
+    }
+
+    fn operand(&mut self, i: &Instruction) -> Role {
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let plain = |r: Register| r.is_gpr64() && stolen(r).is_none();
+        let based = matches!(i.memory_segment(), Register::FS | Register::GS);
+        let high = |k| {
+            matches!(
+                i.op_register(k),
+                Register::AH | Register::BH | Register::CH | Register::DH
+            )
+        };
+        let borrows = (0..i.op_count()).any(|k| i.op_kind(k) == OpKind::Register && high(k));
+        let disp = i32::try_from(i.memory_displacement64() as i64);
+        let size = i.memory_size().size();
+        let odd = !plain(base) || index != Register::None && !plain(index);
+        let (Ok(at), Some(access), 1..=32) = (disp, self.memory_use(i), size) else {
+            return Role::End;
+        };
+        if odd || based || borrows {
+            return Role::End;
+        }
+        Role::Access {
+            key: (base, index, i.memory_index_scale()),
+            at,
+            size: size as i32,
+            access,
+            moves: 0,
+            last: (0..i.op_count()).any(|k| is_stolen_operand(i, k)),
+        }
+    }
+}
+
+/// R15 in the size of `r`.
+fn r15_like(r: Register) -> Register {
+    match r.size() {
+        1 => Register::R15L,
+        2 => Register::R15W,
+        4 => Register::R15D,
+        _ => Register::R15,
+    }
+}
+
+fn is_stolen_operand(i: &Instruction, k: u32) -> bool {
+    i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some()
+}
+
+/// Ends a group. One access alone is none.
+fn close(open: &mut Option<Open>, plan: &mut Plan) {
+    let Some(Open {
+        group, accesses, ..
+    }) = open.take()
+    else {
+        return;
+    };
+    let places = &mut plan.places[group.members.clone()];
+    if accesses < 2 {
+        places.fill(None);
+        return;
+    }
+    for place in places.iter_mut().flatten() {
+        *place -= group.low;
+    }
+    plan.groups.push(group);
+}
+
+impl Building<'_, '_> {
+    /// Checks a group's stretch: afterwards `[r10 + r11]` is its lowest byte. Where to go if it
+    /// cannot be used as a whole.
+    pub(super) fn check_group(&mut self, group: &Group) -> Hole {
+        let table = match group.access {
+            Access::Write => Area::write_table(self.source.view),
+            _ => Area::read_table(self.source.view),
+        };
+        let (base, index, scale) = group.key;
+        let index =
+            (index != Register::None).then(|| (index.number() as u8, scale.trailing_zeros() as u8));
+        let low = Mem {
+            base: Some(base.number() as u8),
+            index,
+            disp: group.low,
+            gs: false,
+        };
+        self.asm.lea(R11, low);
+        self.asm.rorx(R10, R11, 8);
+        self.asm.and_imm32(R10, TLB_INDEX);
+        self.asm.add_mem(R11, Mem::gs_base(R10, table));
+        self.asm.cmp_imm(R11, 4096 - group.span);
+        let apart = self.asm.jcc(7); // above
+        self.asm.load(R10, Mem::gs_base(R10, table + 8));
+        apart
+    }
+}
