@@ -635,6 +635,7 @@ mod tests {
                 cold: host + 500,
                 size: 550,
                 completes: 1,
+                count: 1,
                 generation: 1,
                 second: (n % 50 == 0).then_some((RamOffset(0x9_9000), 1)),
                 map: &[(0, 0)],

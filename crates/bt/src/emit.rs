@@ -99,6 +99,23 @@ pub struct Asm {
     pub origin: u64,
 }
 
+/// The first bytes of an instruction, eight at most.
+#[derive(Clone, Copy, Default)]
+struct Head {
+    bytes: u64,
+    bits: u32,
+}
+
+impl Head {
+    fn push(&mut self, byte: u8) {
+        self.bytes |= u64::from(byte) << self.bits;
+        self.bits += 8;
+    }
+    fn len(self) -> usize {
+        self.bits as usize / 8
+    }
+}
+
 impl Asm {
     /// An empty block at `origin`.
     pub fn new(origin: u64) -> Asm {
@@ -121,12 +138,23 @@ impl Asm {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// The lowest `len` bytes of a word: written whole and cut, which is one store instead of a
+    /// loop.
+    fn put_some(&mut self, word: u64, len: usize) {
+        let end = self.bytes.len() + len;
+        self.bytes.extend_from_slice(&word.to_le_bytes());
+        self.bytes.truncate(end);
+    }
+
     /// `[prefix] [REX] opcode modrm` with a memory operand.
     fn with_mem(&mut self, prefix: Option<u8>, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
+        let mut head = Head::default();
         if mem.gs {
-            self.bytes.push(0x65);
+            head.push(0x65);
         }
-        self.bytes.extend(prefix);
+        if let Some(prefix) = prefix {
+            head.push(prefix);
+        }
         let index = mem.index.map_or(0, |i| i.0);
         let rex = 0x40
             | u8::from(wide) << 3
@@ -134,19 +162,29 @@ impl Asm {
             | (index >> 3) << 1
             | mem.base.unwrap_or(0) >> 3;
         if rex != 0x40 {
-            self.bytes.push(rex);
+            head.push(rex);
         }
-        self.put(opcode);
-        self.modrm(reg, mem);
+        for byte in opcode {
+            head.push(*byte);
+        }
+        self.modrm_after(head, reg, mem);
     }
 
     fn modrm(&mut self, reg: u8, mem: Mem) {
+        self.modrm_after(Head::default(), reg, mem);
+    }
+
+    /// At most six bytes, and the ModR/M byte with what follows.
+    fn modrm_after(&mut self, mut head: Head, reg: u8, mem: Mem) {
         let reg = (reg & 7) << 3;
         let (index, scale) = mem.index.map_or((4, 0), |(r, s)| (r & 7, s));
+        let disp = u64::from(mem.disp as u32);
         let Some(base) = mem.base else {
             // No base: disp32 by way of a SIB byte, since the short form is RIP-relative.
-            self.put(&[reg | 4, scale << 6 | index << 3 | 5]);
-            self.put(&mem.disp.to_le_bytes());
+            head.push(reg | 4);
+            head.push(scale << 6 | index << 3 | 5);
+            self.put_some(head.bytes, head.len());
+            self.put_some(disp, 4);
             return;
         };
         let needs_sib = mem.index.is_some() || base & 7 == 4;
@@ -155,12 +193,14 @@ impl Asm {
             -128..=127 => (0x40, 1),
             _ => (0x80, 4),
         };
-        self.bytes
-            .push(mode | reg | if needs_sib { 4 } else { base & 7 });
+        head.push(mode | reg | if needs_sib { 4 } else { base & 7 });
         if needs_sib {
-            self.bytes.push(scale << 6 | index << 3 | base & 7);
+            head.push(scale << 6 | index << 3 | base & 7);
         }
-        self.put(&mem.disp.to_le_bytes()[..bytes]);
+        self.put_some(head.bytes, head.len());
+        if bytes != 0 {
+            self.put_some(disp, bytes);
+        }
     }
 
     /// `mov reg, [mem]`, 64 bits.

@@ -71,6 +71,7 @@ fn translation_speed() {
                 {
                     *sum += n;
                 }
+                golden.translator.recycle(output);
             }
         }
         best = best.min(start.elapsed().as_secs_f64());

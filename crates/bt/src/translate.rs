@@ -33,6 +33,7 @@ use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
 use crate::pages::Liveness;
 use crate::switches::Switches;
 use classify::flags_before;
+use core::cell::Cell;
 use core::mem::{offset_of, take};
 use groups::{Plan, Written};
 use iced_x86::{
@@ -270,6 +271,8 @@ pub struct Translator {
     accesses: Box<[Option<MemoryUse>]>,
     /// What it writes, by its code.
     written: Box<[Option<Written>]>,
+    /// Whether the host has what an instruction needs, by its code.
+    natives: Box<[Cell<Option<bool>>]>,
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
@@ -310,6 +313,7 @@ impl Translator {
             spare: Spare::default(),
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
             written: vec![None; Code::values().len()].into_boxed_slice(),
+            natives: vec![Cell::new(None); Code::values().len()].into_boxed_slice(),
             #[cfg(test)]
             sabotage: None,
             image: 0,
@@ -523,10 +527,25 @@ impl Translator {
 
 /// A slow path to be made behind the block.
 struct Slow {
-    holes: Vec<Hole>,
+    holes: Holes,
     restore: Restore,
     site: u32,
     what: SlowPath,
+}
+
+/// Where a slow path is entered from. Nearly all have one, and want no memory for it.
+enum Holes {
+    One(Hole),
+    Some(Vec<Hole>),
+}
+
+impl Holes {
+    fn all(&self) -> &[Hole] {
+        match self {
+            Holes::One(hole) => core::slice::from_ref(hole),
+            Holes::Some(holes) => holes,
+        }
+    }
 }
 
 /// What the hot path has borrowed, to be given back first.
@@ -982,7 +1001,7 @@ impl Building<'_, '_> {
             let slow = self.asm.jcc(7); // above
             self.asm.load(R10, Mem::gs_base(R10, table + 8));
             self.slow.push(Slow {
-                holes: vec![slow],
+                holes: Holes::One(slow),
                 restore: Restore::Nothing,
                 site,
                 what: SlowPath::Miss(address, access),
@@ -1003,7 +1022,7 @@ impl Building<'_, '_> {
         self.asm.load(RCX, field::spill);
         self.asm.load(R10, Mem::gs_index8(R10, table + 8));
         self.slow.push(Slow {
-            holes: vec![slow],
+            holes: Holes::One(slow),
             restore: Restore::Rcx,
             site,
             what: SlowPath::Miss(address, access),
@@ -1022,8 +1041,8 @@ impl Building<'_, '_> {
         // Ends that others may share.
         let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
         for slow in slow.drain(..) {
-            for hole in slow.holes {
-                main.bind_to(hole, self.asm.here());
+            for hole in slow.holes.all() {
+                main.bind_to(*hole, self.asm.here());
             }
             match slow.restore {
                 Restore::Nothing => {}

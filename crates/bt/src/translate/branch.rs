@@ -3,8 +3,8 @@
 
 use super::shared::Way;
 use super::{
-    Address, Building, CODE_PAGE_INDEX, EQUAL, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath, field,
-    stolen,
+    Address, Building, CODE_PAGE_INDEX, EQUAL, Holes, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath,
+    field, stolen,
 };
 use crate::area::{Area, View};
 use crate::block::{Kind, NO_NEXT};
@@ -65,7 +65,7 @@ impl Building<'_, '_> {
         let other = self.asm.jcc(NOT_EQUAL);
         self.give_back(borrowed);
         self.slow.push(Slow {
-            holes: vec![elsewhere, other],
+            holes: Holes::Some(vec![elsewhere, other]),
             restore: borrowed,
             site: NO_SITE,
             what: SlowPath::Leave(self.source.rip),
@@ -116,7 +116,7 @@ impl Building<'_, '_> {
         self.links += 1;
         let site = self.site_at(target as u16, kind);
         self.slow.push(Slow {
-            holes: vec![hole],
+            holes: Holes::One(hole),
             restore: Restore::Nothing,
             site,
             what: SlowPath::Link,
@@ -142,7 +142,7 @@ impl Building<'_, '_> {
             self.asm.jcc(NOT_EQUAL)
         };
         self.slow.push(Slow {
-            holes: vec![up],
+            holes: Holes::One(up),
             restore: if live { Restore::Rcx } else { Restore::Nothing },
             site: NO_SITE,
             what: SlowPath::Leave(target),

@@ -118,6 +118,16 @@ impl Translator {
         }
     }
 
+    /// The host has what an instruction needs.
+    fn is_native(&self, code: Code) -> bool {
+        let known = &self.natives[code as usize];
+        known.get().unwrap_or_else(|| {
+            let native = code.cpuid_features().iter().all(|&f| (self.native)(f));
+            known.set(Some(native));
+            native
+        })
+    }
+
     /// The class of what is no branch, not sensitive, and does not use the stack.
     pub(super) fn ordinary(&self, i: &Instruction) -> Class {
         match i.mnemonic() {
@@ -152,8 +162,11 @@ impl Translator {
             | Mnemonic::Clwb => return Class::Interpret,
             _ => {}
         }
-        let known = i.code().cpuid_features().iter().all(|&f| (self.native)(f));
-        if !known || i.is_stack_instruction() || i.is_save_restore_instruction() || i.is_vsib() {
+        if !self.is_native(i.code())
+            || i.is_stack_instruction()
+            || i.is_save_restore_instruction()
+            || i.is_vsib()
+        {
             return Class::Interpret;
         }
         let mut memory = false;

@@ -2,7 +2,7 @@
 //! ways between user and kernel. Each does the usual case and leaves for the interpreter
 //! otherwise.
 
-use super::{Address, Building, EQUAL, NOT_EQUAL, Restore, Slow, SlowPath, field};
+use super::{Address, Building, EQUAL, Holes, NOT_EQUAL, Restore, Slow, SlowPath, field};
 use crate::area::{Area, View};
 use crate::block::Kind;
 use crate::emit::{Hole, Mem, R10, R11, RAX, RCX, RSP};
@@ -20,7 +20,7 @@ impl Building<'_, '_> {
     pub(super) fn bail_after(&mut self, holes: Vec<Hole>, restore: Restore) {
         let site = self.site(Kind::Interpret { more: 0 });
         self.slow.push(Slow {
-            holes,
+            holes: Holes::Some(holes),
             restore,
             site,
             what: SlowPath::Interpret,

@@ -1,7 +1,7 @@
 //! REP MOVS and REP STOS by the host's own, page by page, where they go upwards. Downwards, and
 //! elements across a page's end, are the interpreter's.
 
-use super::{Address, Building, NOT_EQUAL, Restore, Slow, SlowPath, TLB_INDEX, field};
+use super::{Address, Building, Holes, NOT_EQUAL, Restore, Slow, SlowPath, TLB_INDEX, field};
 use crate::area::Area;
 use crate::emit::{Mem, R10, R11, RAX, RCX, RDI, RSI, RSP};
 use iced_x86::{Code, Instruction};
@@ -106,7 +106,7 @@ impl Building<'_, '_> {
         self.asm.cmp_imm(R11, 4096 - i32::from(size));
         let miss = self.asm.jcc(ABOVE);
         self.slow.push(Slow {
-            holes: vec![miss],
+            holes: Holes::One(miss),
             restore,
             site,
             what: SlowPath::Miss(Address::Stack(register, 0), access),
