@@ -2,7 +2,9 @@
 //! `gs` segment, with the homes of the two stolen registers, the software TLB and the cache of
 //! indirect branch targets.
 
+use crate::marks::{Flags, Marks};
 use core::mem::offset_of;
+use x86::mmu::Access;
 
 /// Entries of each software TLB table.
 pub const TLB_ENTRIES: usize = 2048;
@@ -154,7 +156,14 @@ pub struct Tables {
     pub branch: [BranchEntry; BRANCH_ENTRIES],
     /// Pages whose code may be executed: where a branch goes that its table does not know.
     pub code: [CodePage; CODE_PAGE_ENTRIES],
+    /// What of each may hold something, now or after a move to a page's other place; of branches by [`BRANCH_GROUP`] entries.
+    marks: [Marks<{ TLB_ENTRIES / 64 }>; 2],
+    code_marks: Marks<{ CODE_PAGE_ENTRIES / 64 }>,
+    branch_marks: Flags<{ BRANCH_ENTRIES / BRANCH_GROUP / 8 }>,
 }
+
+/// Entries of a branch table that are marked together.
+pub const BRANCH_GROUP: usize = 8;
 
 /// See the module. No stricter alignment than the allocator's own: such an allocation would be
 /// zeroed by writing all of it.
@@ -324,6 +333,12 @@ impl Area {
             + view as usize * size_of::<Tables>()
             + offset_of!(Tables, branch)) as i32
     }
+    /// Displacement of the marks of a view's branch table, a byte for [`BRANCH_GROUP`] entries.
+    pub const fn branch_marks(view: View) -> i32 {
+        (offset_of!(Area, tables)
+            + view as usize * size_of::<Tables>()
+            + offset_of!(Tables, branch_marks)) as i32
+    }
     /// Displacement of the table of code pages of a view.
     pub const fn code_table(view: View) -> i32 {
         (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, code))
@@ -360,7 +375,7 @@ impl Area {
     pub fn flush_writes(&mut self) {
         for (n, tables) in self.tables.iter_mut().enumerate() {
             if self.data_used & 1 << n != 0 {
-                flush_table(&mut tables.write);
+                tables.flush_writes();
             }
         }
     }
@@ -403,25 +418,33 @@ impl Area {
             let linear = negated.wrapping_neg();
             view.is_upper(linear) && host != 0 && !local.contains(&(linear >> 12))
         };
-        for (mine, theirs) in [(&mut to.read, &kernel.read), (&mut to.write, &kernel.write)] {
-            for (to, entry) in mine.iter_mut().zip(theirs) {
+        let theirs = [&kernel.read, &kernel.write];
+        for (n, table) in [&mut to.read, &mut to.write].into_iter().enumerate() {
+            let marks = &mut to.marks[n];
+            kernel.marks[n].each(|slot| {
+                let entry = theirs[n][slot];
                 if inherited(entry.negated_page, entry.host) {
-                    *to = *entry;
+                    table[slot] = entry;
+                    let linear = entry.negated_page.wrapping_neg();
+                    marks.set(tlb_slot(linear));
+                    marks.set(other_tlb_slot(linear));
                 }
-            }
+            });
         }
-        for (to, entry) in to.code.iter_mut().zip(&kernel.code) {
+        kernel.code_marks.each(|slot| {
+            let entry = kernel.code[slot];
             if inherited(entry.negated_page, !0) {
-                *to = *entry;
+                to.code[slot] = entry;
+                to.code_marks.set(slot);
             }
-        }
+        });
         self.data_used |= 1 << n;
         self.branches_used |= 1 << n;
         self.levels[n] = from.levels[n];
     }
 
-    /// A zeroed area with empty tables of 64-bit views, for a processor with its pins and its table of blocks at
-    /// these addresses.
+    /// A zeroed area with empty tables of 64-bit views, for a processor with its pins and its table of
+    /// blocks at these addresses.
     pub fn new(pins: u64, targets: u64) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
         // is allocated zeroed because a megabyte does not belong on the stack.
@@ -443,8 +466,7 @@ impl Area {
     }
 
     fn empty(&mut self, view: View) {
-        self.tables[view as usize].flush_data();
-        self.tables[view as usize].flush_branches();
+        self.tables[view as usize].fill();
     }
 
     /// Makes the tables of 32-bit views good for use: to be called before code is looked for in
@@ -471,36 +493,98 @@ impl TlbEntry {
     };
 }
 
-fn flush_table(table: &mut [TlbEntry; TLB_ENTRIES]) {
-    table.fill(TlbEntry::NONE);
+/// What the places of a branch table and of a table of code pages hold that hold nothing: an entry
+/// of zeroes matches nothing in any slot but the first; the first gets an address that belongs to
+/// another.
+fn no_branch(slot: usize) -> BranchEntry {
+    let mut entry = BranchEntry::new(0, 0);
+    if slot == 0 {
+        // Not the next slot's: what pins that are up add to the sum would make RIP 0 a hit.
+        entry.negated_rip = ((BRANCH_ENTRIES as u64 / 2) << BRANCH_SHIFT).wrapping_neg();
+    }
+    entry
 }
 
-/// Enters a page in its first place; what was there moves to its own second one.
-pub fn enter_page(table: &mut [TlbEntry; TLB_ENTRIES], entry: TlbEntry) {
-    let slot = tlb_slot(entry.negated_page.wrapping_neg());
-    let old = table[slot];
-    table[other_tlb_slot(old.negated_page.wrapping_neg())] = old;
-    table[slot] = entry;
+/// See [`no_branch`].
+fn no_code(slot: usize) -> CodePage {
+    CodePage {
+        negated_page: if slot == 0 {
+            0x1000u64.wrapping_neg()
+        } else {
+            0
+        },
+        key: 0,
+    }
 }
 
 impl Tables {
-    /// Empties the data tables.
-    pub fn flush_data(&mut self) {
-        flush_table(&mut self.read);
-        flush_table(&mut self.write);
+    /// Makes zeroes empty tables.
+    fn fill(&mut self) {
+        self.read.fill(TlbEntry::NONE);
+        self.write.fill(TlbEntry::NONE);
+        self.branch[0] = no_branch(0);
+        self.code[0] = no_code(0);
     }
 
-    /// Empties the branch table and that of code pages. An entry of zeroes matches nothing in any
-    /// slot but the first; the first gets an address that belongs to the second.
+    /// Enters a page in the first place of a data table; what was there moves to its own second
+    /// one.
+    pub fn enter_page(&mut self, access: Access, entry: TlbEntry) {
+        let (n, table) = match access {
+            Access::Write => (1, &mut self.write),
+            _ => (0, &mut self.read),
+        };
+        let linear = entry.negated_page.wrapping_neg();
+        let slot = tlb_slot(linear);
+        let old = table[slot];
+        if old.host != TlbEntry::NONE.host {
+            table[other_tlb_slot(old.negated_page.wrapping_neg())] = old;
+        }
+        table[slot] = entry;
+        // Translated code moves it between its two places.
+        self.marks[n].set(slot);
+        self.marks[n].set(other_tlb_slot(linear));
+    }
+
+    /// Enters a target in the branch table.
+    pub fn enter_branch(&mut self, rip: u64, host: u64) {
+        let slot = branch_slot(rip);
+        self.branch[slot] = BranchEntry::new(rip, host);
+        self.branch_marks.set(slot / BRANCH_GROUP);
+    }
+
+    /// Enters a page of code, with the key of its first byte.
+    pub fn enter_code(&mut self, linear: u64, key: u64) {
+        let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
+        self.code[slot] = CodePage {
+            negated_page: (linear & !0xfff).wrapping_neg(),
+            key,
+        };
+        self.code_marks.set(slot);
+    }
+
+    /// Empties the data tables.
+    pub fn flush_data(&mut self) {
+        let read = &mut self.read;
+        self.marks[0].take(|slot| read[slot] = TlbEntry::NONE);
+        self.flush_writes();
+    }
+
+    /// Empties the table of pages that may be written.
+    fn flush_writes(&mut self) {
+        let write = &mut self.write;
+        self.marks[1].take(|slot| write[slot] = TlbEntry::NONE);
+    }
+
+    /// Empties the branch table and that of code pages.
     pub fn flush_branches(&mut self) {
-        self.branch.fill(BranchEntry::new(0, 0));
-        // Not the next slot's: what pins that are up add to the sum would make RIP 0 a hit.
-        self.branch[0].negated_rip = ((BRANCH_ENTRIES as u64 / 2) << BRANCH_SHIFT).wrapping_neg();
-        self.code.fill(CodePage {
-            negated_page: 0,
-            key: 0,
+        let (branch, code) = (&mut self.branch, &mut self.code);
+        self.branch_marks.take(|group| {
+            let first = group * BRANCH_GROUP;
+            for (n, entry) in branch[first..][..BRANCH_GROUP].iter_mut().enumerate() {
+                *entry = no_branch(first + n);
+            }
         });
-        self.code[0].negated_page = 0x1000u64.wrapping_neg();
+        self.code_marks.take(|slot| code[slot] = no_code(slot));
     }
 
     /// Forgets where the code of one page is.
@@ -518,6 +602,51 @@ impl Tables {
                     table[slot] = TlbEntry::NONE;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_area_holds_nothing_that_was_inherited_and_has_moved_to_its_other_place() {
+        let entry = |linear: u64| TlbEntry {
+            negated_page: linear.wrapping_neg(),
+            host: 0x1000,
+        };
+        let page = 0xffff_8000_0012_3000;
+        let rival = page ^ (TLB_ENTRIES as u64) << 12;
+        assert_eq!(tlb_slot(page), tlb_slot(rival));
+        let (mut from, mut to) = (Area::new(0, 0), Area::new(0, 0));
+        for access in [Access::Read, Access::Write] {
+            from.tables[0].enter_page(access, entry(page));
+        }
+        from.tables[0].enter_code(page, 0x5000);
+        from.tables[0].enter_branch(page + 8, 0x6000);
+        (from.data_used, from.branches_used) = (1, 1);
+        to.inherit(&from);
+        let holds = |table: &[TlbEntry; TLB_ENTRIES]| {
+            table
+                .iter()
+                .filter(|e| e.host != TlbEntry::NONE.host)
+                .count()
+        };
+        for access in [Access::Read, Access::Write] {
+            to.tables[0].enter_page(access, entry(rival));
+        }
+        let moved = to.tables[0].read[other_tlb_slot(page)];
+        assert_eq!(moved.negated_page, entry(page).negated_page);
+        assert_eq!(holds(&to.tables[0].write), 2);
+        let slot = (page >> 12) as usize % CODE_PAGE_ENTRIES;
+        assert_eq!(to.tables[0].code[slot].key, 0x5000);
+        for area in [&mut from, &mut to] {
+            area.flush();
+            let tables = &area.tables[0];
+            assert_eq!((holds(&tables.read), holds(&tables.write)), (0, 0));
+            assert_eq!(tables.code[slot].key, 0);
+            assert!(tables.branch.iter().all(|b| b.host == 0));
         }
     }
 }

@@ -491,6 +491,11 @@ impl Asm {
         self.put(&value.to_le_bytes());
     }
 
+    /// `mov byte [mem], imm8`.
+    pub fn store_imm8(&mut self, mem: Mem, value: u8) {
+        self.with_mem(None, false, &[0xc6], 0, mem);
+        self.bytes.push(value);
+    }
     /// `and reg32, [mem]`.
     pub fn and_mem32(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, false, &[0x23], reg, mem);
@@ -705,6 +710,10 @@ mod tests {
             (
                 text(|a| a.and_mem32(RAX, Mem::gs(0x70))),
                 "and eax,gs:[70h];",
+            ),
+            (
+                text(|a| a.store_imm8(Mem::gs_base(R10, 0x70), 1)),
+                "mov byte ptr gs:[r10+70h],1;",
             ),
             (text(|a| a.xsave64(Mem::gs(0x70))), "xsave64 gs:[70h];"),
             (text(|a| a.xrstor64(Mem::gs(0x70))), "xrstor64 gs:[70h];"),

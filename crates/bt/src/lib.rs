@@ -26,6 +26,7 @@ mod engine;
 mod entry;
 #[cfg(test)]
 mod golden;
+mod marks;
 mod pages;
 mod perfmap;
 mod signal;

@@ -3,7 +3,9 @@
 
 use super::save_state::SaveState;
 use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
-use crate::area::{Area, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View};
+use crate::area::{
+    Area, BRANCH_GROUP, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View,
+};
 use crate::block::RETRY_SHIFT;
 use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
 use crate::switches::Switches;
@@ -292,6 +294,9 @@ fn search(asm: &mut Asm, view: View, unknown: u64, ways: Option<[u64; 2]>) -> u6
     asm.load(RCX, Mem::base(RCX, 8));
     asm.store(field::target, RCX);
     asm.load(R11, field::rip);
+    asm.pext_gs(R10, R11, field::BRANCH_MASK);
+    asm.shr(R10, BRANCH_GROUP.ilog2() as u8);
+    asm.store_imm8(Mem::gs_base(R10, Area::branch_marks(view)), 1);
     branch_index(asm);
     asm.store(Mem::gs_index8(R10, table + 8), RCX);
     asm.mov(RCX, R11);

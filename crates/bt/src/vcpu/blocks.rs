@@ -3,7 +3,7 @@
 //! ([`super::run`]).
 
 use super::{BtVcpu, control, mode, view};
-use crate::area::{BranchEntry, CODE_PAGE_ENTRIES, CodePage, VIEWS, View, branch_slot};
+use crate::area::{VIEWS, View};
 use crate::block::{Key, Kind, Site};
 use crate::blocks::New;
 use crate::cache::REGIONS;
@@ -174,10 +174,7 @@ impl BtVcpu {
         area.branches_used |= 1 << view as u32;
         if let Some(key) = next_key {
             // The block looks for it.
-            tables.code[(next >> 12) as usize % CODE_PAGE_ENTRIES] = CodePage {
-                negated_page: (next & !0xfff).wrapping_neg(),
-                key,
-            };
+            tables.enter_code(next, key);
             self.code_pages.insert(next >> 12);
             area.note(view, next, next_global);
         }
@@ -185,11 +182,8 @@ impl BtVcpu {
             return Some(number);
         }
         let tables = &mut area.tables[view as usize];
-        tables.branch[branch_slot(linear)] = BranchEntry::new(linear, host);
-        tables.code[(linear >> 12) as usize % CODE_PAGE_ENTRIES] = CodePage {
-            negated_page: (linear & !0xfff).wrapping_neg(),
-            key: target & !0xfff,
-        };
+        tables.enter_branch(linear, host);
+        tables.enter_code(linear, target & !0xfff);
         self.targets.insert(target, host);
         area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);

@@ -4,7 +4,7 @@
 use super::{
     BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
 };
-use crate::area::{TlbEntry, enter_page};
+use crate::area::TlbEntry;
 use crate::block::Kind;
 use crate::entry;
 use crate::translate::{NO_SITE, reason};
@@ -365,10 +365,7 @@ impl BtVcpu {
             host,
         };
         let tables = &mut self.area.tables[view as usize];
-        match access {
-            Access::Write => enter_page(&mut tables.write, entry),
-            _ => enter_page(&mut tables.read, entry),
-        }
+        tables.enter_page(access, entry);
         self.area.data_used |= 1 << view as u32;
         self.area.note(view, linear, found.global);
         if found.size > 0x1000 {
