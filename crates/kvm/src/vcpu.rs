@@ -183,15 +183,33 @@ impl KvmVcpu {
         self.upload(&interpreter.state())
     }
 
-    /// Brings the processor to an instruction boundary with nothing inside KVM that
-    /// [`CpuState`] does not hold.
-    fn settle(&mut self, bus: &mut dyn Bus) -> Result<(), String> {
+    /// Lets KVM finish the instruction whose access or MSR it asked for.
+    fn finish(&mut self, bus: &mut dyn Bus) -> Result<(), String> {
         while self.incomplete {
             match self.fd.complete() {
                 Exit::Interrupted => self.incomplete = false,
                 exit => self.serve(bus, exit)?,
             }
         }
+        Ok(())
+    }
+
+    /// Whether the instruction that the last exit came from ends in an exception. That is no
+    /// boundary for an interrupt: KVM would inject the exception, and take the interrupt for
+    /// injected, too. Not all versions say so in the page.
+    fn faults(&mut self, bus: &mut dyn Bus) -> Result<bool, String> {
+        if !self.incomplete {
+            return Ok(false);
+        }
+        self.finish(bus)?;
+        let exception = self.fd.events()?.exception;
+        Ok(exception.injected | exception.pending != 0 || !self.fd.ready())
+    }
+
+    /// Brings the processor to an instruction boundary with nothing inside KVM that
+    /// [`CpuState`] does not hold.
+    fn settle(&mut self, bus: &mut dyn Bus) -> Result<(), String> {
+        self.finish(bus)?;
         let events = self.fd.events()?;
         if events.nmi.pending != 0 {
             self.signals.raise(Signals::NMI);
@@ -267,7 +285,7 @@ impl KvmVcpu {
             if self.signals.get() & Signals::INTR != 0 {
                 let ready = match self.activity {
                     Activity::Halted => self.open,
-                    _ => !self.fresh && self.fd.ready(),
+                    _ => !self.fresh && self.fd.ready() && !self.faults(bus)?,
                 };
                 if !ready {
                     self.window = true;
