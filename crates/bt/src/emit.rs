@@ -567,7 +567,25 @@ impl Asm {
     }
     /// Raw bytes.
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.put(bytes);
+        // An instruction by way of words: a copy of so many bytes would be a call. The second word
+        // ends with the bytes and is shifted to where the first one has ended.
+        let len = bytes.len();
+        if let (8..=16, Some(first), Some(last)) = (len, bytes.first_chunk(), bytes.last_chunk()) {
+            self.put_some(u64::from_le_bytes(*first), 8);
+            if len > 8 {
+                self.put_some(u64::from_le_bytes(*last) >> (8 * (16 - len)), len - 8);
+            }
+        } else if let (4..8, Some(first), Some(last)) =
+            (len, bytes.first_chunk(), bytes.last_chunk())
+        {
+            self.put_some(u32::from_le_bytes(*first).into(), 4);
+            if len > 4 {
+                let last = u64::from(u32::from_le_bytes(*last));
+                self.put_some(last >> (8 * (8 - len)), len - 4);
+            }
+        } else {
+            self.put(bytes);
+        }
     }
 }
 
@@ -586,6 +604,18 @@ mod tests {
             out.push(';');
         }
         out
+    }
+
+    #[test]
+    fn raw_bytes_come_as_they_are() {
+        let bytes: Vec<u8> = (1..=20).collect();
+        for len in 0..=20 {
+            let mut asm = Asm::new(0x1000);
+            asm.raw(&[0xff]);
+            asm.raw(&bytes[..len]);
+            asm.raw(&[0xfe]);
+            assert_eq!(asm.bytes, [&[0xff], &bytes[..len], &[0xfe]].concat());
+        }
     }
 
     #[test]

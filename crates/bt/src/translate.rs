@@ -1037,10 +1037,12 @@ impl Building<'_, '_> {
         // First the exits that ask for links, where the block's list has them
         // ([`crate::block::EXITS`]).
         let mut slow = take(&mut self.slow);
-        slow.sort_by_key(|slow| !matches!(slow.what, SlowPath::Link));
+        let links = |slow: &&Slow| matches!(slow.what, SlowPath::Link);
+        let others = |slow: &&Slow| !matches!(slow.what, SlowPath::Link);
+        let ordered = slow.iter().filter(links).chain(slow.iter().filter(others));
         // Ends that others may share.
         let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
-        for slow in slow.drain(..) {
+        for slow in ordered {
             for hole in slow.holes.all() {
                 main.bind_to(*hole, self.asm.here());
             }
@@ -1074,6 +1076,7 @@ impl Building<'_, '_> {
                 }
             }
         }
+        slow.clear();
         self.slow = slow;
         self.cold = core::mem::replace(&mut self.asm, main).bytes;
     }
