@@ -62,6 +62,8 @@ switches! {
     resume = "resume";
     /// empties the code cache a region at a time when it is full
     regions = "regions";
+    /// fills the software TLB without taking the state over
+    refill = "refill";
     /// takes the kernel's global pages over into the tables of a new address space
     inherit = "inherit";
 }

@@ -42,7 +42,7 @@ impl BtVcpu {
                     return None;
                 }
             }
-            self.enter(host);
+            self.enter(bus, host);
             self.me.inside.store(false, Ordering::SeqCst);
             let cpu = self.interp.cpu();
             let area = &*self.area;
@@ -217,7 +217,7 @@ impl BtVcpu {
     }
 
     /// Enters translated code with the state, and takes the state over when it is left.
-    pub(super) fn enter(&mut self, host: u64) {
+    pub(super) fn enter(&mut self, bus: &mut dyn Bus, host: u64) {
         let mask = self.pin_mask();
         let cpu = self.interp.cpu();
         let area = &mut *self.area;
@@ -272,6 +272,12 @@ impl BtVcpu {
         // SAFETY: `run` or `enter_space` set this thread's gs base to the area, `run` its
         // signals; `host` is in this processor's cache, whose code fits every area.
         unsafe { entry::enter(area) };
+        while self.refill(bus) {
+            // SAFETY: as before, at the check of the access that missed.
+            unsafe { entry::enter(&mut *self.area) };
+        }
+        let cpu = self.interp.cpu();
+        let area = &mut *self.area;
         let narrow = !cpu.is_64bit();
         let s = &mut cpu.s;
         if narrow {
@@ -318,6 +324,35 @@ impl BtVcpu {
             cpu.refresh();
             cpu.attention &= !attention::MODE;
         }
+    }
+
+    /// Fills the software TLB where that is all that translated code was left for, so that it can go
+    /// on with the state as it is in the area.
+    fn refill(&mut self, bus: &mut dyn Bus) -> bool {
+        let area = &*self.area;
+        if area.reason as i32 != reason::MISS || !self.switches.refill || self.check.is_some() {
+            return false;
+        }
+        let s = &self.interp.cpu().s;
+        if area.ring != u64::from(s.cpl) || (area.high ^ s.rflags) & rflags::AC != 0 {
+            // The rights are not those of the state.
+            return false;
+        }
+        let Some(Kind::Access {
+            access,
+            size,
+            retry,
+        }) = self.blocks.site(area.site as u32).map(|s| s.kind)
+        else {
+            return false;
+        };
+        let linear = area.detail;
+        if !self.fill(bus, linear, access, size) {
+            return false;
+        }
+        self.stats.exits[reason::MISS as usize] += 1;
+        self.area.target = self.cache.range().0 + u64::from(retry);
+        true
     }
 
     /// Fills the software TLB for an access; false if it is not plain RAM inside one page.
