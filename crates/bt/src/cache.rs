@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes.
-pub const SIZE: usize = 37 << 20;
+pub const SIZE: usize = 38 << 20;
 const _: () = assert!(SIZE <= crate::block::REACH);
 
 /// It is filled and emptied in this many regions of the same size.
