@@ -86,6 +86,12 @@ pub struct CodePage {
     pub key: u64,
 }
 
+/// Calls that are remembered until they return.
+pub const CALLS: usize = 256;
+
+/// What [`Tables::guards`] holds where no page is known: no number is a multiple of pages.
+const NO_GUARD: u64 = 0;
+
 /// The rights with which data is accessed and the size of code, each with its own tables: they
 /// are part of a block's mode, so the displacement is a constant of its code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +162,14 @@ pub struct Tables {
     pub branch: [BranchEntry; BRANCH_ENTRIES],
     /// Pages whose code may be executed: where a branch goes that its table does not know.
     pub code: [CodePage; CODE_PAGE_ENTRIES],
+    /// The same in one word, for the guard of a link to another page: the number of the key
+    /// ([`crate::targets::Targets::number`]) less the linear page address. Both are told apart by
+    /// the bits below the 22 that choose the entry, so no other pair has the same difference.
+    pub guards: [u64; CODE_PAGE_ENTRIES],
+    /// Return addresses of the last calls, inverted. The first is never written and stays zero.
+    pub returns: [u64; CALLS + 1],
+    /// Where each of them is in the code cache: code that expects the RIP in R11.
+    pub stubs: [u64; CALLS + 1],
     /// What of each may hold something, now or after a move to a page's other place; of branches by [`BRANCH_GROUP`] entries.
     marks: [Marks<{ TLB_ENTRIES / 64 }>; 2],
     code_marks: Marks<{ CODE_PAGE_ENTRIES / 64 }>,
@@ -286,10 +300,20 @@ pub struct Area {
     pub tlb_mask: u64,
     /// Bits of a branch index in a RIP, for PEXT.
     pub branch_mask: u64,
+    /// Bits of an index in the table of code pages in a linear address, for PEXT.
+    pub code_mask: u64,
+    /// Counts passes of branches between pages that are not linked.
+    pub passes: u64,
+    /// The bits of `passes` that are zero when such a branch asks to be linked, for PEXT.
+    pub pass_mask: u64,
     /// All bits above the page offset, for PEXT.
     pub page_mask: u64,
     /// The bits of a bit offset inside a 64-bit word, for PEXT.
     pub bit_mask: u64,
+    /// The last call's place in [`Tables::returns`] of each view, a byte of each; zero: none.
+    pub calls: [u64; VIEWS],
+    /// The first of [`Tables::stubs`].
+    pub no_stub: [u64; VIEWS],
     /// MXCSR: the guest's and the host's.
     pub mxcsr: [u32; 2],
     /// The address space these tables are for ([`x86::mmu::History`]).
@@ -344,6 +368,27 @@ impl Area {
         (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, code))
             as i32
     }
+    /// Displacement of the last call's place of a view.
+    pub const fn calls(view: View) -> i32 {
+        (offset_of!(Area, calls) + 8 * view as usize) as i32
+    }
+    /// Displacement of the return addresses of a view.
+    pub const fn returns(view: View) -> i32 {
+        (offset_of!(Area, tables)
+            + view as usize * size_of::<Tables>()
+            + offset_of!(Tables, returns)) as i32
+    }
+    /// Displacement of where they are in the code cache.
+    pub const fn stubs(view: View) -> i32 {
+        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, stubs))
+            as i32
+    }
+    /// Displacement of the guards of a view.
+    pub const fn guard_table(view: View) -> i32 {
+        (offset_of!(Area, tables)
+            + view as usize * size_of::<Tables>()
+            + offset_of!(Tables, guards)) as i32
+    }
     /// Displacement of a general register's home.
     pub const fn home(n: u8) -> i32 {
         (offset_of!(Area, gpr) + 8 * n as usize) as i32
@@ -368,7 +413,14 @@ impl Area {
                 tables.flush_branches();
             }
         }
+        self.flush_calls();
         self.branches_used = 0;
+    }
+
+    /// Forgets the calls: every return finds its block by the branch table. What is remembered of
+    /// them is written anew before it is looked at.
+    pub fn flush_calls(&mut self) {
+        self.calls = [0; VIEWS];
     }
 
     /// Empties the tables of pages that may be written.
@@ -435,6 +487,7 @@ impl Area {
             let entry = kernel.code[slot];
             if inherited(entry.negated_page, !0) {
                 to.code[slot] = entry;
+                to.guards[slot] = kernel.guards[slot];
                 to.code_marks.set(slot);
             }
         });
@@ -444,8 +497,9 @@ impl Area {
     }
 
     /// A zeroed area with empty tables of 64-bit views, for a processor with its pins and its table of
-    /// blocks at these addresses.
-    pub fn new(pins: u64, targets: u64) -> Box<Area> {
+    /// blocks at these addresses. `no_stub`: where a return goes, in each view, if it is to the last
+    /// byte of all and no call is known.
+    pub fn new(pins: u64, targets: u64, no_stub: [u64; VIEWS]) -> Box<Area> {
         // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
         // is allocated zeroed because a megabyte does not belong on the stack.
         let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
@@ -454,9 +508,11 @@ impl Area {
         area.hash = crate::targets::HASH;
         area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
         area.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
+        area.code_mask = (CODE_PAGE_ENTRIES as u64 - 1) << 12;
         area.page_mask = !0xfff;
         area.bit_mask = 63;
         area.host_flags = crate::vcpu::HOST_FLAGS;
+        area.no_stub = no_stub;
         for view in View::ALL {
             if !view.is_32bit() {
                 area.empty(view);
@@ -466,7 +522,9 @@ impl Area {
     }
 
     fn empty(&mut self, view: View) {
-        self.tables[view as usize].fill();
+        let tables = &mut self.tables[view as usize];
+        tables.fill();
+        tables.stubs[0] = self.no_stub[view as usize];
     }
 
     /// Makes the tables of 32-bit views good for use: to be called before code is looked for in
@@ -552,14 +610,20 @@ impl Tables {
         self.branch_marks.set(slot / BRANCH_GROUP);
     }
 
-    /// Enters a page of code, with the key of its first byte.
-    pub fn enter_code(&mut self, linear: u64, key: u64) {
+    /// Enters a page of code, with the key of its first byte and the number of that for guards, if
+    /// it has one.
+    pub fn enter_code(&mut self, linear: u64, key: u64, number: Option<u64>) {
         let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
-        self.code[slot] = CodePage {
-            negated_page: (linear & !0xfff).wrapping_neg(),
-            key,
-        };
+        let negated_page = (linear & !0xfff).wrapping_neg();
+        self.code[slot] = CodePage { negated_page, key };
+        self.guards[slot] = number.map_or(NO_GUARD, |number| number.wrapping_add(negated_page));
         self.code_marks.set(slot);
+    }
+
+    /// True if a page of code is known with this key.
+    pub fn knows_code(&self, linear: u64, key: u64) -> bool {
+        let entry = &self.code[(linear >> 12) as usize % CODE_PAGE_ENTRIES];
+        entry.negated_page == (linear & !0xfff).wrapping_neg() && entry.key == key
     }
 
     /// Empties the data tables.
@@ -584,13 +648,18 @@ impl Tables {
                 *entry = no_branch(first + n);
             }
         });
-        self.code_marks.take(|slot| code[slot] = no_code(slot));
+        let guards = &mut self.guards;
+        self.code_marks.take(|slot| {
+            code[slot] = no_code(slot);
+            guards[slot] = NO_GUARD;
+        });
     }
 
     /// Forgets where the code of one page is.
     pub fn drop_code(&mut self, linear: u64) {
         let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
         self.code[slot].negated_page = (((slot as u64) ^ 1) << 12).wrapping_neg();
+        self.guards[slot] = NO_GUARD;
     }
 
     /// Drops one page from the data tables.
@@ -619,11 +688,11 @@ mod tests {
         let page = 0xffff_8000_0012_3000;
         let rival = page ^ (TLB_ENTRIES as u64) << 12;
         assert_eq!(tlb_slot(page), tlb_slot(rival));
-        let (mut from, mut to) = (Area::new(0, 0), Area::new(0, 0));
+        let (mut from, mut to) = (Area::new(0, 0, [0; VIEWS]), Area::new(0, 0, [0; VIEWS]));
         for access in [Access::Read, Access::Write] {
             from.tables[0].enter_page(access, entry(page));
         }
-        from.tables[0].enter_code(page, 0x5000);
+        from.tables[0].enter_code(page, 0x5000, Some(0x40));
         from.tables[0].enter_branch(page + 8, 0x6000);
         (from.data_used, from.branches_used) = (1, 1);
         to.inherit(&from);
@@ -641,11 +710,12 @@ mod tests {
         assert_eq!(holds(&to.tables[0].write), 2);
         let slot = (page >> 12) as usize % CODE_PAGE_ENTRIES;
         assert_eq!(to.tables[0].code[slot].key, 0x5000);
+        assert_eq!(to.tables[0].guards[slot].wrapping_add(page), 0x40);
         for area in [&mut from, &mut to] {
             area.flush();
             let tables = &area.tables[0];
             assert_eq!((holds(&tables.read), holds(&tables.write)), (0, 0));
-            assert_eq!(tables.code[slot].key, 0);
+            assert_eq!((tables.code[slot].key, tables.guards[slot]), (0, NO_GUARD));
             assert!(tables.branch.iter().all(|b| b.host == 0));
         }
     }

@@ -23,10 +23,12 @@ pub struct Key {
 /// branch       63..32: moved                     0  code  shadow vector  1    rip
 /// interpreted  more                              0  code  shadow vector  2    rip
 /// link         offset of jump    next                     exit (15..14)  3   target
+/// far link     offset of jump    next                     3 (15..14)     3   poll (11), way
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// The guest instruction's RIP, relative to its page; of a link that of its target.
+    /// The guest instruction's RIP, relative to its page; of a link that of its target, of a far
+    /// link not known.
     pub rip: u16,
     /// Why.
     pub kind: Kind,
@@ -71,7 +73,24 @@ pub enum Kind {
         /// Another linked jump to the same block ([`Block::incoming`]).
         next: u32,
     },
+    /// A direct jump out of the page that may be linked to its target behind a guard.
+    Far {
+        /// As of a link.
+        patch: u32,
+        /// Where, in the code of the block that hardly ever runs and in units of 2 to the power of
+        /// [`FAR_SHIFT`], the jump leads before: a way by the branch table.
+        way: u16,
+        /// As of a link.
+        next: u32,
+        /// It looks at the pins.
+        poll: bool,
+    },
 }
+
+/// See [`Kind::Far`].
+pub const FAR_SHIFT: u32 = 3;
+/// The exit that is none, in the word of a far link.
+const FAR: u8 = 3;
 
 /// Where the offset in the code cache is that translated code reads of an access's site.
 pub const RETRY_SHIFT: u8 = 37;
@@ -85,6 +104,10 @@ pub const NO_NEXT: u32 = SITES - 1;
 impl Site {
     /// It as a word.
     pub fn pack(&self) -> u64 {
+        let link = |patch: u32, exit: u8, next: u32| {
+            let next = u64::from(next & (SITES - 1)) << 16;
+            u64::from(exit & 3) << 14 | next | u64::from(patch) << RETRY_SHIFT
+        };
         let about =
             u64::from(self.vector) << 14 | u64::from(self.shadow) << 15 | (self.code as u64) << 16;
         let (kind, more) = match self.kind {
@@ -100,9 +123,17 @@ impl Site {
             Kind::Branch { moved } => (1, about | u64::from(moved as u32) << 32),
             Kind::Interpret { more } => (2, about | u64::from(more) << RETRY_SHIFT),
             Kind::Link { patch, exit, next } => {
-                let next = u64::from(next & (SITES - 1)) << 16;
-                let exit = u64::from(exit & 3) << 14;
-                (3, exit | next | u64::from(patch) << RETRY_SHIFT)
+                assert!(exit < FAR, "more links than exits");
+                (3, link(patch, exit, next))
+            }
+            Kind::Far {
+                patch,
+                way,
+                next,
+                poll,
+            } => {
+                let place = u64::from(poll) << 11 | u64::from(way & 0x7ff);
+                return place | 3 << 12 | link(patch, FAR, next);
             }
         };
         u64::from(self.rip & 0xfff) | kind << 12 | more
@@ -125,15 +156,28 @@ impl Site {
                 moved: (word >> 32) as i32,
             },
             2 => Kind::Interpret { more: offset },
-            _ => Kind::Link {
-                patch: offset,
-                exit: (word >> 14 & 3) as u8,
-                next: (word >> 16) as u32 & (SITES - 1),
-            },
+            _ => {
+                let (patch, exit) = (offset, (word >> 14 & 3) as u8);
+                let next = (word >> 16) as u32 & (SITES - 1);
+                if exit == FAR {
+                    Kind::Far {
+                        patch,
+                        way: (word & 0x7ff) as u16,
+                        next,
+                        poll: word >> 11 & 1 != 0,
+                    }
+                } else {
+                    Kind::Link { patch, exit, next }
+                }
+            }
         };
         let about = if word >> 12 & 3 == 3 { 0 } else { word };
         Site {
-            rip: (word & 0xfff) as u16,
+            rip: if let Kind::Far { .. } = kind {
+                0
+            } else {
+                (word & 0xfff) as u16
+            },
             kind,
             code: Code::try_from((about >> 16 & 0x1fff) as usize).unwrap_or_default(),
             vector: about >> 14 & 1 != 0,
@@ -191,6 +235,15 @@ impl Block {
             }
     }
 
+    /// Offset of where the jump of one of its sites leads before it is linked.
+    pub fn unlinked(&self, site: &Site) -> u32 {
+        match site.kind {
+            Kind::Link { exit, .. } => self.exit(exit),
+            Kind::Far { way, .. } => self.cold + (u32::from(way) << FAR_SHIFT),
+            _ => self.cold,
+        }
+    }
+
     /// Its first byte in RAM.
     pub fn at(&self) -> RamOffset {
         RamOffset(u64::from(self.page) << 12 | u64::from(self.start))
@@ -234,6 +287,19 @@ mod tests {
             ..site(link, Code::INVALID)
         };
         assert_eq!(Site::unpack(link.pack()), link);
+        for poll in [false, true] {
+            let far = Site {
+                rip: 0,
+                kind: Kind::Far {
+                    patch: REACH as u32 - 5,
+                    way: 0x7ff,
+                    next: NO_NEXT,
+                    poll,
+                },
+                ..link
+            };
+            assert_eq!(Site::unpack(far.pack()), far);
+        }
         for site in all {
             for shadow in [false, true] {
                 let site = Site {

@@ -8,6 +8,7 @@ use crate::cache::REGIONS;
 use crate::targets::Targets;
 use crate::vcpu::Map;
 use mem::RamOffset;
+use std::collections::HashSet;
 
 /// Binary logarithm of the places for keys.
 const PLACES: u32 = 18;
@@ -66,6 +67,8 @@ struct Region {
     maps: Vec<u8>,
     /// How many sites.
     sites: usize,
+    /// Sites of other regions the code of whose far links is here.
+    far: Vec<u32>,
 }
 
 /// See the module.
@@ -91,6 +94,10 @@ fn region_of(number: u32) -> usize {
     (number >> BLOCK_BITS) as usize
 }
 
+fn region_of_site(site: u32) -> usize {
+    (site >> SITE_BITS) as usize
+}
+
 fn index_of(number: u32) -> usize {
     number as usize % (1 << BLOCK_BITS)
 }
@@ -101,6 +108,7 @@ impl Region {
         self.stretches.clear();
         self.maps.clear();
         self.sites = 0;
+        self.far.clear();
     }
 }
 
@@ -120,6 +128,7 @@ impl Blocks {
             stretches: Vec::with_capacity(size >> STRETCH),
             maps: Vec::with_capacity(size / 16),
             sites: 0,
+            far: Vec::new(),
         };
         Blocks {
             regions: (0..REGIONS).map(|_| region()).collect(),
@@ -182,18 +191,31 @@ impl Blocks {
                 continue;
             }
             for site in self.unlink(number) {
-                if let Kind::Link { patch, exit, .. } = site.kind
-                    && let Some(from) = self.at_host(patch)
-                    && region_of(from) != region
-                    && self[from].valid
-                {
-                    back.push((patch, self[from].exit(exit)));
-                }
+                back.extend(
+                    self.way_back(&site)
+                        .filter(|b| b.0 / self.size != region as u32),
+                );
             }
         }
+        // The code of links that lead elsewhere goes, too.
+        let far = std::mem::take(&mut self.regions[region].far);
+        let far: Vec<u32> = far
+            .into_iter()
+            .filter(|site| matches!(self.site(*site).map(|s| s.kind), Some(Kind::Far { .. })))
+            .collect();
+        for site in &far {
+            let site = self.site(*site);
+            back.extend(site.and_then(|site| self.way_back(&site)));
+        }
+        let far: HashSet<u32> = far.into_iter().collect();
         for other in (0..REGIONS).filter(|r| *r != region) {
+            self.regions[other]
+                .far
+                .retain(|site| region_of_site(*site) != region);
             for number in self.numbers(other) {
-                self.drop_links_from(number, region);
+                self.drop_links_from(number, |site| {
+                    region_of_site(site) == region || far.contains(&site)
+                });
             }
         }
         pages.sort_unstable();
@@ -223,15 +245,33 @@ impl Blocks {
         back
     }
 
-    /// Takes the jumps of a region's blocks out of those that lead to a block.
-    fn drop_links_from(&mut self, number: u32, region: usize) {
+    /// Where the jump of a linked site is and where it led before; nothing if its block is no
+    /// longer valid: then its code is no longer its own.
+    pub fn way_back(&self, site: &Site) -> Option<(u32, u32)> {
+        let (Kind::Link { patch, .. } | Kind::Far { patch, .. }) = site.kind else {
+            return None;
+        };
+        let from = self.at_host(patch).map(|from| self[from])?;
+        from.valid.then(|| (patch, from.unlinked(site)))
+    }
+
+    /// The code of a far link was put into the region being filled.
+    pub fn add_far(&mut self, site: u32) {
+        if region_of_site(site) != self.region {
+            self.regions[self.region].far.push(site);
+        }
+    }
+
+    /// Takes some jumps out of those that lead to a block.
+    fn drop_links_from(&mut self, number: u32, goes: impl Fn(u32) -> bool) {
         let mut site = self[number].incoming;
         let mut keep = Vec::new();
         let mut all = true;
         while site != NO_NEXT
-            && let Some(Kind::Link { next, .. }) = self.site(site).map(|s| s.kind)
+            && let Some(Kind::Link { next, .. } | Kind::Far { next, .. }) =
+                self.site(site).map(|s| s.kind)
         {
-            if site as usize >> SITE_BITS == region {
+            if goes(site) {
                 all = false;
             } else {
                 keep.push(site);
@@ -469,7 +509,7 @@ impl Blocks {
         let (Some(mut of), Some(block)) = (self.site(site), self.get_mut(to)) else {
             return;
         };
-        if let Kind::Link { next, .. } = &mut of.kind {
+        if let Kind::Link { next, .. } | Kind::Far { next, .. } = &mut of.kind {
             *next = std::mem::replace(&mut block.incoming, site);
             self.sites[site as usize] = of.pack();
         }
@@ -485,7 +525,7 @@ impl Blocks {
         let mut number = std::mem::replace(&mut block.incoming, NO_NEXT);
         while number != NO_NEXT
             && let Some(site) = self.site(number)
-            && let Kind::Link { next, .. } = site.kind
+            && let Kind::Link { next, .. } | Kind::Far { next, .. } = site.kind
         {
             links.push(site);
             number = next;

@@ -40,6 +40,12 @@ switches! {
     chain = "chain";
     /// lets branches between pages find their block without the dispatcher
     indirect = "indirect";
+    /// links jumps between pages, behind a look at where the other page is mapped
+    far = "far";
+    /// links a jump between pages only when it has been taken some times
+    warm = "warm";
+    /// remembers calls, so that returns need no look-up
+    returns = "returns";
     /// looks at the pins only where a branch goes back or is indirect
     forward = "forward";
     /// gives each page a second place in the software TLB
@@ -50,6 +56,8 @@ switches! {
     short_check = "short-check";
     /// checks accesses off the same registers together
     group = "group";
+    /// checks the accesses of consecutive pushes, or pops and a return, together
+    stack_runs = "stack-runs";
     /// replaces sensitive instructions by code, where they are usual ones
     inline_sensitive = "inline-sensitive";
     /// saves and restores x87 and vector registers by the host's XSAVE and XRSTOR

@@ -12,6 +12,7 @@
 //! makes the key. Two places per key, neighbours; what is pushed out of both is found again by
 //! the dispatcher's map.
 
+use crate::vcpu::Map;
 use mem::RamOffset;
 
 /// Binary logarithm of the number of entries.
@@ -20,6 +21,11 @@ pub const BITS: u32 = 15;
 pub const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Modes that have a number at the same time.
 const MODES: usize = 1 << 12;
+/// What pins that are up add to a number is less than half this step, and all numbers are below the
+/// bits of a linear address that do not choose a guard ([`crate::area::Tables::guards`]).
+const STEP: u64 = 128;
+/// Pages of code, in one mode each, that have a number at the same time.
+const NUMBERS: usize = (1 << 22) / STEP as usize;
 /// RAM above this has no key.
 const REACH: u64 = 1 << 40;
 
@@ -40,6 +46,8 @@ pub struct Targets {
     table: Box<[Target]>,
     /// The modes by their numbers.
     modes: Vec<u64>,
+    /// The numbers of pages of code, by the keys of their first bytes.
+    numbers: Map<u64, u64>,
 }
 
 impl Targets {
@@ -48,6 +56,7 @@ impl Targets {
         Targets {
             table: vec![NONE; 1 << BITS].into_boxed_slice(),
             modes: Vec::new(),
+            numbers: Map::default(),
         }
     }
 
@@ -76,6 +85,20 @@ impl Targets {
     /// The key of the block at a place in RAM in the mode of this number; `None` out of reach.
     pub fn key(at: RamOffset, mode: u64) -> Option<u64> {
         (at.0 < REACH).then_some((at.0 >> 12) << 24 | mode << 12 | at.0 & 0xfff)
+    }
+
+    /// The number of a page of code in a mode, given by the key of its first byte; `None` if there
+    /// are too many.
+    pub fn number(&mut self, key: u64) -> Option<u64> {
+        let known = self.numbers.get(&key).copied();
+        known.or_else(|| {
+            // No multiple of pages, and not even if pins are added.
+            let number = self.numbers.len() as u64 * STEP + STEP / 2;
+            (self.numbers.len() < NUMBERS).then(|| {
+                self.numbers.insert(key, number);
+                number
+            })
+        })
     }
 
     fn slot(key: u64) -> usize {
@@ -115,6 +138,7 @@ impl Targets {
     pub fn clear(&mut self) {
         self.table.fill(NONE);
         self.modes.clear();
+        self.numbers.clear();
     }
 }
 

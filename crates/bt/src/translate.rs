@@ -20,14 +20,16 @@ mod registers;
 mod save_state;
 mod sensitive;
 mod shared;
+mod stack;
 mod strings;
 mod strings_32;
 
-use shared::CODE_PAGE_INDEX;
+pub use branch::FarLink;
+use shared::{CODE_PAGE_INDEX, Way};
 pub use shared::{Exits, NO_SITE, exits};
 
 use crate::area::{Area, TLB_ENTRIES, View};
-use crate::block::{Kind, Site};
+use crate::block::{FAR_SHIFT, Kind, Site};
 use crate::dump::Treatment;
 use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSI, RSP};
 use crate::pages::Liveness;
@@ -70,7 +72,7 @@ mod field {
     #[allow(non_upper_case_globals)]
     mod named {
         use super::*;
-        fields!(page rip reason detail site spill value saved sites cache targets hash target pins pin_mask
+        fields!(page passes rip reason detail site spill value saved sites cache targets hash target pins pin_mask
             pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
             kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp
             cr0 cr2 cr3 cr4 xcr0 image image_last lahf);
@@ -78,6 +80,8 @@ mod field {
     pub use named::*;
     pub const TLB_MASK: i32 = offset_of!(Area, tlb_mask) as i32;
     pub const BRANCH_MASK: i32 = offset_of!(Area, branch_mask) as i32;
+    pub const CODE_MASK: i32 = offset_of!(Area, code_mask) as i32;
+    pub const PASS_MASK: i32 = offset_of!(Area, pass_mask) as i32;
     pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
     pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
     pub const VALUE: i32 = offset_of!(Area, value) as i32;
@@ -440,9 +444,22 @@ impl Translator {
         let mut done = false;
         let mut groups = plan.groups.iter().peekable();
         let mut apart = Vec::new();
+        let mut together = 0;
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u16, *at as u16));
+            if together > 0 {
+                // Done with those before it.
+                together -= 1;
+                continue;
+            }
             block.begin(i, needed[n]);
+            let run = block.stack_run(&list[n..], &plan.places[n..]);
+            if run > 1 {
+                together = run - 1;
+                block.grouped = None;
+                done = block.stack_together(&list[n..n + run]);
+                continue;
+            }
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
                 apart.push((*group, block.check_group(group), None));
             }
@@ -566,6 +583,11 @@ enum SlowPath {
     Interpret,
     /// Leaves to be linked.
     Link,
+    /// Goes by the branch table to this offset from the page, and looks at the pins or not, or
+    /// leaves to be linked.
+    Far(u64, bool),
+    /// Finds the block that is not behind the last call.
+    Return,
     /// Leaves, to go on at this offset from the page.
     Leave(u64),
 }
@@ -764,7 +786,9 @@ impl Building<'_, '_> {
                 if self.access_done() {
                     return true;
                 }
+                let stub = self.remember_call(R10);
                 self.go(i.near_branch_target(), self.after.taken != 0);
+                self.returned(stub, i.next_ip());
                 return true;
             }
             Class::JumpIndirect => {
@@ -776,8 +800,10 @@ impl Building<'_, '_> {
                 self.target(i);
                 self.asm.store(field::value, R11);
                 self.push_return(i.next_ip());
+                let stub = self.remember_call(R10);
                 self.asm.load(R11, field::value);
                 self.indirect_from(self.source.view, -8);
+                self.returned(stub, i.next_ip());
                 return true;
             }
             Class::PushFlags => self.push_flags(),
@@ -835,7 +861,7 @@ impl Building<'_, '_> {
                 if self.access_done() {
                     return true;
                 }
-                self.indirect_from(self.source.view, 8 + drop);
+                self.go_back(8 + drop);
                 return true;
             }
         }
@@ -1043,6 +1069,9 @@ impl Building<'_, '_> {
         // Ends that others may share.
         let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
         for slow in ordered {
+            if let SlowPath::Far(..) = slow.what {
+                self.place_far(slow.site);
+            }
             for hole in slow.holes.all() {
                 main.bind_to(*hole, self.asm.here());
             }
@@ -1058,6 +1087,16 @@ impl Building<'_, '_> {
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
                 SlowPath::Link => self.t.exits.link,
+                SlowPath::Return => self.t.exits.way(self.source.view, Way::Return),
+                SlowPath::Far(target, poll) => {
+                    self.linear(R11, *target);
+                    let way = if *poll {
+                        Way::Unlinked
+                    } else {
+                        Way::UnlinkedForward
+                    };
+                    self.t.exits.way(self.source.view, way)
+                }
                 SlowPath::Leave(target) => {
                     self.linear(R11, *target);
                     self.asm.jmp_to(self.t.exits.poll);
@@ -1079,6 +1118,19 @@ impl Building<'_, '_> {
         slow.clear();
         self.slow = slow;
         self.cold = core::mem::replace(&mut self.asm, main).bytes;
+    }
+
+    /// The next slow path is where the jump of a far site leads before it is linked.
+    fn place_far(&mut self, site: u32) {
+        let unit = 1 << FAR_SHIFT;
+        let offset = self.asm.bytes.len().next_multiple_of(unit);
+        self.asm.bytes.resize(offset, 0xcc);
+        let word = &mut self.sites[(site - self.source.first_site) as usize];
+        let mut of = Site::unpack(*word);
+        if let Kind::Far { way, .. } = &mut of.kind {
+            *way = (offset >> FAR_SHIFT) as u16;
+        }
+        *word = of.pack();
     }
 
     fn memory(&mut self, i: &Instruction) -> bool {

@@ -61,6 +61,9 @@ type Set<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 /// What only the interpreter deals with: single steps, shadows, breakpoints, a processor that does
 /// not run.
 const LASTING: u32 = attention::STEP | attention::SHADOW | attention::DEBUG | attention::ACTIVITY;
+/// Jumps between pages that are not linked pass so often, taken together, until one is: a power of
+/// two. Making a link costs as much as many passes, and much code runs once.
+const WARM: u64 = 16;
 
 /// Address spaces whose software TLB is kept (PCIDs a guest uses at once: Linux has six).
 const SPACES: usize = 6;
@@ -142,6 +145,8 @@ pub struct Stats {
     pub vector_moves: u64,
     /// Jumps linked.
     pub links: u64,
+    /// Jumps between pages linked.
+    pub far_links: u64,
     /// Times the dispatcher looked a block up.
     pub lookups: u64,
     /// Host faults.
@@ -191,6 +196,8 @@ impl BtVcpu {
         switches.save_state &= has_xsavec();
         let targets = Targets::new();
         let blocks = Blocks::new(cache.region_size());
+        let mut area = Area::new(pins, targets.address(), exits.no_stub());
+        area.pass_mask = if options.switches.warm { WARM - 1 } else { 0 };
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
@@ -198,7 +205,7 @@ impl BtVcpu {
             signals,
             peers,
             me,
-            area: Area::new(pins, targets.address()),
+            area,
             spare: Vec::new(),
             large: [None; 2],
             forgotten: 0,
@@ -646,6 +653,7 @@ impl Vcpu for BtVcpu {
             page_flushes,
             vector_moves,
             links,
+            far_links,
             lookups,
             faults,
             dropped,
@@ -666,6 +674,7 @@ impl Vcpu for BtVcpu {
             ("page_flushes", page_flushes),
             ("vector_moves", vector_moves),
             ("links", links),
+            ("far_links", far_links),
             ("lookups", lookups),
             ("faults", faults),
             ("dropped", dropped),

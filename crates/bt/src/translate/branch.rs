@@ -4,11 +4,11 @@
 use super::shared::Way;
 use super::{
     Address, Building, CODE_PAGE_INDEX, EQUAL, Holes, NO_SITE, NOT_EQUAL, Restore, Slow, SlowPath,
-    field, stolen,
+    Translator, field, stolen,
 };
 use crate::area::{Area, View};
 use crate::block::{Kind, NO_NEXT};
-use crate::emit::{Hole, Mem, R10, R11, RCX, RSP};
+use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use x86::mmu::Access;
 
@@ -47,6 +47,82 @@ impl Building<'_, '_> {
         self.asm.mov_imm(R10, site.into());
         let way = self.t.exits.way(view, Way::Indirect);
         self.asm.jmp_to(way);
+    }
+
+    /// Remembers a call whose return address, at this offset from the page, is in a register (R10
+    /// or R9); where it returns to is to be bound. R10 and R11 are lost.
+    pub(super) fn remember_call(&mut self, from: u8) -> Option<Hole> {
+        if !self.t.switches.returns {
+            return None;
+        }
+        let view = self.source.view;
+        let next = |table| Mem::gs_index8(R11, table + 8);
+        self.asm.not(from);
+        self.asm.load8(R11, Mem::gs(Area::calls(view)));
+        self.asm.store(next(Area::returns(view)), from);
+        let stub = self.asm.lea_ahead(R10);
+        self.asm.store(next(Area::stubs(view)), R10);
+        self.asm.lea32(R11, Mem::base(R11, 1));
+        self.asm.store8(Mem::gs(Area::calls(view)), R11);
+        Some(stub)
+    }
+
+    /// Where a call returns to, with the RIP in R11: at `target` in this page, or by the branch
+    /// table.
+    pub(super) fn returned(&mut self, stub: Option<Hole>, target: u64) {
+        let Some(stub) = stub else { return };
+        self.asm.bind(stub);
+        if !self.is_near(target) {
+            let way = self.t.exits.way(self.source.view, Way::Any);
+            self.asm.jmp_to(way);
+            return;
+        }
+        let page = Mem::base(R11, -(target as i32));
+        if self.source.view.is_32bit() {
+            self.asm.lea32(R11, page);
+        } else {
+            self.asm.lea(R11, page);
+        }
+        self.asm.store(field::page, R11);
+        let hole = self.asm.jmp();
+        self.link(hole, target);
+    }
+
+    /// Returns to the RIP in R11, with `moved` added to RSP, without touching flags. No poll where
+    /// it returns to the last call: each call returns once so, behind itself, and what calls
+    /// itself again has gone back.
+    pub(super) fn go_back(&mut self, moved: i32) {
+        let view = self.source.view;
+        if !self.t.switches.returns {
+            if view.is_32bit() {
+                self.indirect(view);
+            } else {
+                self.indirect_from(view, moved);
+            }
+            return;
+        }
+        let site = self.site(Kind::Branch { moved });
+        self.asm.store(field::spill, RCX);
+        self.asm.load8(R10, Mem::gs(Area::calls(view)));
+        self.asm.load(RCX, Mem::gs_index8(R10, Area::returns(view)));
+        let difference = Mem {
+            disp: 1,
+            ..Mem::sum(RCX, R11)
+        };
+        self.asm.lea(RCX, difference);
+        let last = self.asm.jrcxz();
+        let other = self.asm.jmp();
+        self.asm.bind(last);
+        self.asm.lea32(RCX, Mem::base(R10, -1));
+        self.asm.store8(Mem::gs(Area::calls(view)), RCX);
+        self.asm.load(RCX, field::spill);
+        self.asm.jmp_mem(Mem::gs_index8(R10, Area::stubs(view)));
+        self.slow.push(Slow {
+            holes: Holes::One(other),
+            restore: Restore::Nothing,
+            site,
+            what: SlowPath::Return,
+        });
     }
 
     /// Leaves for the dispatcher unless the page behind this one is mapped to where the rest of
@@ -89,10 +165,17 @@ impl Building<'_, '_> {
     /// Goes on at a constant RIP; `live`: flags are needed there.
     pub(super) fn go(&mut self, target: u64, live: bool) {
         if !self.is_near(target) {
+            if self.t.switches.far {
+                let hole = self.asm.jmp();
+                self.far(hole, target);
+                return;
+            }
             self.linear(R11, target);
-            let forward = target as i64 > self.rip as i64 && !self.shadow;
-            let forward = forward && self.t.switches.forward;
-            let way = if forward { Way::Forward } else { Way::Any };
+            let way = if self.polls(target) {
+                Way::Any
+            } else {
+                Way::Forward
+            };
             let way = self.t.exits.way(self.source.view, way);
             self.asm.jmp_to(way);
             return;
@@ -102,6 +185,43 @@ impl Building<'_, '_> {
         }
         let hole = self.asm.jmp();
         self.link(hole, target);
+    }
+
+    /// As [`Self::go`] from the midst of a block, which may do so any number of times: only the first
+    /// is a link, so that the end of the block still has its own ([`Kind::Link`]).
+    pub(super) fn go_again(&mut self, target: u64, live: bool) {
+        if self.links == 0 {
+            return self.go(target, live);
+        }
+        self.linear(R11, target);
+        let way = self.t.exits.way(self.source.view, Way::Any);
+        self.asm.jmp_to(way);
+    }
+
+    /// True if a jump to another page must look at the pins.
+    fn polls(&self, target: u64) -> bool {
+        target as i64 <= self.rip as i64 || self.shadow || !self.t.switches.forward
+    }
+
+    /// Makes the first destination of a jump out of the page: the way by the branch table, which
+    /// asks now and then to be linked.
+    fn far(&mut self, hole: Hole, target: u64) {
+        let (Hole::Near(at) | Hole::Short(at)) = hole;
+        let patch = self.asm.origin + at as u64;
+        let poll = self.polls(target);
+        let site = self.site(Kind::Far {
+            patch: (patch - self.source.cache) as u32,
+            // Not known before the slow paths are made.
+            way: 0,
+            next: NO_NEXT,
+            poll,
+        });
+        self.slow.push(Slow {
+            holes: Holes::One(hole),
+            restore: Restore::Nothing,
+            site,
+            what: SlowPath::Far(target, poll),
+        });
     }
 
     /// Makes a jump's first destination: an exit that asks to be linked.
@@ -207,8 +327,77 @@ impl Building<'_, '_> {
             return;
         }
         self.go(i.next_ip(), self.after.next != 0);
+        if self.t.switches.far && !self.is_near(target) {
+            self.far(taken, target);
+            return;
+        }
         self.asm.bind(taken);
         self.go(target, self.after.taken != 0);
+    }
+}
+
+/// A jump from page to page that is to be linked.
+pub struct FarLink {
+    /// Of the mode.
+    pub view: View,
+    /// From this page to the other.
+    pub pages: i32,
+    /// The target in the other page.
+    pub offset: i32,
+    /// It looks at the pins.
+    pub poll: bool,
+    /// The number of the other page's key ([`crate::targets::Targets::number`]) and the host address
+    /// of the block; `None` to go by the branch table for good.
+    pub to: Option<(i32, u64)>,
+}
+
+impl Translator {
+    /// The code at `origin` of such a link. The jump's block and the other one belong together
+    /// while the page at this distance from the first block's is the one whose number is given
+    /// ([`crate::area::Tables::guards`]). Flags stay.
+    pub fn far_link(&self, origin: u64, link: &FarLink) -> Vec<u8> {
+        let mut asm = Asm::new(origin);
+        let narrow = link.view.is_32bit();
+        let add = |asm: &mut Asm, to: i32| {
+            let mem = Mem::base(R11, to);
+            if narrow {
+                asm.lea32(R11, mem);
+            } else {
+                asm.lea(R11, mem);
+            }
+        };
+        asm.load(R11, field::page);
+        add(&mut asm, link.pages);
+        let mut hit = None;
+        if let Some((number, host)) = link.to {
+            asm.store(field::spill, RCX);
+            asm.pext_gs(R10, R11, field::CODE_MASK);
+            asm.load(RCX, Mem::gs_index8(R10, Area::guard_table(link.view)));
+            let difference = Mem {
+                disp: -number,
+                ..Mem::sum(RCX, R11)
+            };
+            asm.lea(RCX, difference);
+            if link.poll {
+                // Less than the step of numbers.
+                asm.load(R10, field::pins);
+                asm.load32(R10, Mem::base(R10, 0));
+                asm.pext_gs(R10, R10, field::PIN_MASK);
+                asm.lea(RCX, Mem::sum(RCX, R10));
+            }
+            hit = Some((asm.jrcxz(), host));
+            asm.load(RCX, field::spill);
+        }
+        add(&mut asm, link.offset);
+        let way = if link.poll { Way::Any } else { Way::Forward };
+        asm.jmp_to(self.exits.way(link.view, way));
+        if let Some((hit, host)) = hit {
+            asm.bind(hit);
+            asm.load(RCX, field::spill);
+            asm.store(field::page, R11);
+            asm.jmp_to(host);
+        }
+        asm.bytes
     }
 }
 

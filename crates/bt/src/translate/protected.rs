@@ -187,7 +187,9 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return_32(i.next_ip());
+                let stub = self.remember_call(R9);
                 self.go(i.near_branch_target(), self.after.taken != 0);
+                self.returned(stub, i.next_ip());
                 return Some(true);
             }
             Class::JumpIndirect => {
@@ -199,8 +201,10 @@ impl Building<'_, '_> {
                 self.target_32(i);
                 self.asm.store(field::value, R11);
                 self.push_return_32(i.next_ip());
+                let stub = self.remember_call(R9);
                 self.asm.load(R11, field::value);
                 self.indirect(self.source.view);
+                self.returned(stub, i.next_ip());
                 return Some(true);
             }
             Class::Return => {
@@ -212,7 +216,7 @@ impl Building<'_, '_> {
                 };
                 self.asm.load32(R11, Mem::sum(R10, R11));
                 self.move_stack(4 + drop);
-                self.indirect(self.source.view);
+                self.go_back(4 + drop);
                 return Some(true);
             }
             Class::Selector => {

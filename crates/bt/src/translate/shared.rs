@@ -35,7 +35,7 @@ pub struct Exits {
     /// As `look_up`, with the target in R11.
     pub(super) poll: u64,
     /// Goes on at the linear address in R11, for each view and each [`Way`].
-    ways: [[u64; 3]; VIEWS],
+    ways: [[u64; 6]; VIEWS],
     /// Where the signal handler resumes.
     pub fault: u64,
     /// XSAVE, XRSTOR and their kin.
@@ -55,6 +55,11 @@ impl Exits {
         self.resume[view as usize]
     }
 
+    /// Where a return goes, for each view, where no call is known.
+    pub fn no_stub(&self) -> [u64; VIEWS] {
+        View::ALL.map(|view| self.way(view, Way::Any))
+    }
+
     /// The way to the block at the linear address in R11.
     pub(super) fn way(&self, view: View, way: Way) -> u64 {
         self.ways[view as usize][way as usize]
@@ -70,6 +75,13 @@ pub(super) enum Way {
     Forward,
     /// By an indirect branch, whose site is in R10.
     Indirect,
+    /// As `Any`, by a direct jump whose site is in R10, which may be linked.
+    Unlinked,
+    /// As `Forward`, by such a jump.
+    UnlinkedForward,
+    /// As `Indirect` (`Any` of 32-bit code), by a return that is not the last call's, with RCX in
+    /// [`Area::spill`].
+    Return,
 }
 
 /// Makes what blocks share. `ways`: host addresses of counters, of branches that look into a
@@ -103,6 +115,7 @@ pub fn exits(
     let unknown = one(reason::BRANCH, &[]);
     let missing = one(reason::MISS, &[]);
     let missed = one(reason::MISS, &[(field::detail, R11), (field::site, R10)]);
+    let wanted = one(reason::LINK, &[(field::rip, R11), (field::site, R10)]);
     for view in View::ALL {
         let tables = [Area::read_table(view), Area::write_table(view)];
         exits.miss[view as usize] = if switches.second_place {
@@ -111,14 +124,30 @@ pub fn exits(
             [missed; 2]
         };
         let search = search(&mut asm, view, unknown, ways);
-        exits.ways[view as usize] = [Way::Any, Way::Forward, Way::Indirect].map(|way| {
+        let [any, forward, indirect] = [Way::Any, Way::Forward, Way::Indirect].map(|way| {
             let start = asm.here();
             table(&mut asm, view, way, search, ways);
             start
         });
         exits.resume[view as usize] = asm.here();
         asm.load(R11, field::rip);
-        asm.jmp_to(exits.way(view, Way::Any));
+        asm.jmp_to(any);
+        let [unlinked, unlinked_forward] = [any, forward].map(|way| {
+            let start = asm.here();
+            pass(&mut asm, way, wanted);
+            start
+        });
+        let after = if view.is_32bit() { any } else { indirect };
+        let other_return = asm.here();
+        forget_call(&mut asm, view, after);
+        exits.ways[view as usize] = [
+            any,
+            forward,
+            indirect,
+            unlinked,
+            unlinked_forward,
+            other_return,
+        ];
     }
     exits.save_state = SaveState::make(&mut asm, exits.interpret);
     (exits, asm.bytes)
@@ -192,6 +221,33 @@ fn first_and_second(asm: &mut Asm, first: u8, second: u8) {
     asm.shr(first, 8);
     asm.and_imm32(first, TLB_INDEX);
     asm.xor(second, first);
+}
+
+/// Goes a way with a direct jump that is not linked, or, each time so many have passed, to
+/// `wanted`. Flags stay.
+fn pass(asm: &mut Asm, way: u64, wanted: u64) {
+    asm.store(field::spill, RCX);
+    asm.load(RCX, field::passes);
+    asm.lea(RCX, Mem::base(RCX, 1));
+    asm.store(field::passes, RCX);
+    asm.pext_gs(RCX, RCX, field::PASS_MASK);
+    let linked = asm.jrcxz();
+    asm.load(RCX, field::spill);
+    asm.jmp_to(way);
+    asm.bind(linked);
+    asm.load(RCX, field::spill);
+    asm.jmp_to(wanted);
+}
+
+/// Takes the last call for one that does not return, if there is one, and goes on.
+fn forget_call(asm: &mut Asm, view: View, way: u64) {
+    asm.load8(RCX, Mem::gs(Area::calls(view)));
+    let none = asm.jrcxz();
+    asm.lea32(RCX, Mem::base(RCX, -1));
+    asm.store8(Mem::gs(Area::calls(view)), RCX);
+    asm.bind(none);
+    asm.load(RCX, field::spill);
+    asm.jmp_to(way);
 }
 
 /// Jumps by the view's branch table to the linear address in R11, without touching flags; to

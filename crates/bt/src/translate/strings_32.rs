@@ -234,7 +234,7 @@ impl Building<'_, '_> {
             done.push(self.asm.jcc(stops));
         }
         done.push(self.jump_on_zero(false));
-        self.go(i.ip(), true);
+        self.go_again(i.ip(), true);
         for hole in done {
             self.asm.bind(hole);
         }

@@ -9,7 +9,7 @@ use crate::blocks::New;
 use crate::cache::REGIONS;
 use crate::dump::NewBlock;
 use crate::targets::Targets;
-use crate::translate::Source;
+use crate::translate::{FarLink, Source};
 use core::ops::Range;
 use mem::RamOffset;
 use std::sync::PoisonError;
@@ -22,6 +22,7 @@ impl BtVcpu {
     /// Drops the blocks of pages that were written since the count of such stores was `seen`.
     pub(super) fn drop_written(&mut self, seen: u64) {
         let memory = self.memory.clone();
+        let mut dropped = false;
         let written: Vec<u64> = match memory.code_writes_since(seen) {
             Some(pages) => pages.map(|at| at.0 >> 12).collect(),
             None => self.blocks.pages(),
@@ -32,6 +33,13 @@ impl BtVcpu {
                 for number in self.blocks.take_page(page) {
                     self.drop_block(number);
                 }
+                dropped = true;
+            }
+        }
+        if dropped {
+            // What returns lead to belongs to the blocks that called, and may lead on to others.
+            for area in self.spare.iter_mut().chain([&mut self.area]) {
+                area.flush_calls();
             }
         }
     }
@@ -43,13 +51,10 @@ impl BtVcpu {
         }
         self.stats.dropped += 1;
         for site in self.blocks.unlink(number) {
-            // Back to the exit that asks to be linked. The code of a block that was dropped is no
-            // longer its own.
-            if let Kind::Link { patch, exit, .. } = site.kind
-                && let Some(from) = self.blocks.at_host(patch)
-                && self.blocks[from].valid
-            {
-                self.lead(patch, self.blocks[from].exit(exit));
+            // Back to the exit that asks to be linked, or the way by the branch table. The code of a
+            // block that was dropped is no longer its own.
+            if let Some((patch, to)) = self.blocks.way_back(&site) {
+                self.lead(patch, to);
             }
         }
         // Branch tables may still lead here: what they find goes back to the dispatcher.
@@ -174,7 +179,9 @@ impl BtVcpu {
         area.branches_used |= 1 << view as u32;
         if let Some(key) = next_key {
             // The block looks for it.
-            tables.enter_code(next, key);
+            if !tables.knows_code(next, key) {
+                tables.enter_code(next, key, self.targets.number(key));
+            }
             self.code_pages.insert(next >> 12);
             area.note(view, next, next_global);
         }
@@ -183,7 +190,10 @@ impl BtVcpu {
         }
         let tables = &mut area.tables[view as usize];
         tables.enter_branch(linear, host);
-        tables.enter_code(linear, target & !0xfff);
+        let page = target & !0xfff;
+        if !tables.knows_code(linear, page) {
+            tables.enter_code(linear, page, self.targets.number(page));
+        }
         self.targets.insert(target, host);
         area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);
@@ -375,6 +385,57 @@ impl BtVcpu {
         let from = self.blocks.at_host(patch).map(|from| &self.blocks[from]);
         from.filter(|from| from.valid)
             .is_some_and(|from| from.at().0 >> 12 == to.at().0 >> 12 && from.mode == to.mode)
+    }
+
+    /// Links the jump of a site out of its page to the block at RIP behind a guard, if they belong
+    /// together for as long as that holds.
+    pub(super) fn link_far(&mut self, bus: &mut dyn Bus, site: u32, view: View) -> Option<()> {
+        let kind = self.blocks.site(site)?.kind;
+        let Kind::Far { patch, poll, .. } = kind else {
+            return None;
+        };
+        let rip = self.interp.cpu().s.rip;
+        let mut pages = (rip & !0xfff).wrapping_sub(self.area.page);
+        if view.is_32bit() {
+            pages = pages as u32 as i32 as u64;
+        }
+        let pages = i32::try_from(pages as i64).ok()?;
+        let emptied = self.stats.emptied;
+        let number = self.find(bus)?;
+        // The block that jumps may have gone with the whole cache.
+        if self.stats.emptied != emptied {
+            return None;
+        }
+        let to = self.blocks[number];
+        let from = self.blocks.at_host(patch).map(|from| self.blocks[from])?;
+        if !from.valid || from.mode != to.mode {
+            return None;
+        }
+        let page = Targets::key(RamOffset(to.at().0 & !0xfff), to.mode.into())?;
+        let guard = self.targets.number(page).filter(|_| !to.crosses);
+        let host = self.host_of(number);
+        let link = FarLink {
+            view,
+            pages,
+            offset: (rip & 0xfff) as i32,
+            poll,
+            to: guard.map(|guard| (guard as i32, host)),
+        };
+        let at = self.cache.next();
+        let code = self.translator.far_link(at, &link);
+        if !self.cache.append(&code, &[]) {
+            return None;
+        }
+        if let Some(map) = &self.options.perf_map {
+            map.name(at, code.len(), "moinho_bt_link");
+        }
+        if guard.is_some() {
+            self.blocks.link(site, number);
+            self.stats.far_links += 1;
+        }
+        self.blocks.add_far(site);
+        self.lead(patch, (at - self.cache.range().0) as u32);
+        Some(())
     }
 
     /// Blocks went: no branch may lead to them.

@@ -104,6 +104,15 @@ impl BtVcpu {
                 reason::LINK => {
                     let number = area.site as u32;
                     let site = self.blocks.site(number);
+                    if let Some(Kind::Far { .. }) = site.map(|s| s.kind) {
+                        cpu.s.rip = area.rip;
+                        if self.check.is_none() {
+                            let view = view(cpu);
+                            self.link_far(bus, number, view);
+                        }
+                        // Nobody has looked at the pins yet.
+                        return None;
+                    }
                     let Some((site, Kind::Link { patch, .. })) = site.map(|s| (s, s.kind)) else {
                         return Some(broken("a link exit without a link"));
                     };

@@ -51,7 +51,10 @@ impl BtVcpu {
             .position(|a| self.switches.spaces && a.space == space);
         let mut next = match found {
             Some(n) => self.spare.remove(n),
-            None if self.spare.len() + 1 < spaces => Area::new(self.area.pins, self.area.targets),
+            None if self.spare.len() + 1 < spaces => {
+                let area = &*self.area;
+                Area::new(area.pins, area.targets, area.no_stub)
+            }
             None => {
                 let mut oldest = self.spare.remove(0);
                 oldest.flush();
@@ -66,6 +69,7 @@ impl BtVcpu {
             }
         }
         (next.tsc_base, next.tsc_factor) = (self.area.tsc_base, self.area.tsc_factor);
+        next.pass_mask = self.area.pass_mask;
         next.vector = self.area.vector;
         next.mxcsr = self.area.mxcsr;
         signal::set_gs(std::ptr::from_ref(&*next) as u64);

@@ -399,7 +399,12 @@ fn number(name: &str) -> Option<u64> {
 
 /// Runs random programs of the shapes that `shape` picks.
 fn compare(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
-    compare_under(&[Options::default()], seeds, shape)
+    // Programs are short: few of their jumps would be linked.
+    let at_once = Options {
+        switches: Switches::without("warm").expect("names of switches"),
+        ..Options::default()
+    };
+    compare_under(&[Options::default(), at_once], seeds, shape)
 }
 
 /// The same, under these options in turn.
@@ -496,10 +501,14 @@ fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() 
         ..Options::default()
     });
     // So little that regions go all the time.
-    options.push(Options {
+    options.extend(["", "warm"].map(|off| Options {
         code_cache: Some(112 << 10),
+        switches: match off {
+            "" => Switches::default(),
+            off => Switches::without(off).expect("names of switches"),
+        },
         ..Options::default()
-    });
+    }));
     compare_under(&options, 180, |rng| match rng.below(4) {
         0 => Shape::compatibility(),
         1 => Shape::protected(rng.chance(50), rng.chance(50)),

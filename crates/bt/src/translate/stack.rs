@@ -1,0 +1,111 @@
+//! Consecutive pushes, and pops with the return behind them, of 64-bit code: one check of all their
+//! accesses. Functions begin and end so. Where flags are dead such pushes and pops are in a group
+//! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
+//!
+//! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
+//! first instruction, and what follows is another block.
+
+use super::{Address, Building, Class, stolen};
+use crate::emit::{Mem, R10, R11, RSP};
+use iced_x86::{Instruction, OpKind, Register};
+use x86::mmu::Access;
+
+/// RBP.
+const RBP: u8 = 5;
+/// Instructions that are checked together at most: their bytes are less than 64
+/// ([`crate::block::Kind::Access`]).
+const LONGEST: usize = 7;
+
+/// A PUSH or POP of a register that is the host's own.
+fn is_plain(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::Register
+        && i.op0_register().is_gpr64()
+        && i.op0_register() != Register::RSP
+        && stolen(i.op0_register()).is_none()
+}
+
+impl Building<'_, '_> {
+    /// How many of the instructions from here on can be checked together. `places`: those that
+    /// have one are in a group.
+    pub(super) fn stack_run(
+        &self,
+        list: &[(Instruction, Class, usize)],
+        places: &[Option<i32>],
+    ) -> usize {
+        if self.source.view.is_32bit() || self.shadow || !self.t.switches.stack_runs {
+            return 0;
+        }
+        let alone = places.iter().take(LONGEST).take_while(|p| p.is_none());
+        let list = &list[..alone.count()];
+        if list.is_empty() {
+            return 0;
+        }
+        let count = |class: Class, from: usize| {
+            let same = |l: &&(Instruction, Class, usize)| l.1 == class && is_plain(&l.0);
+            list[from..].iter().take_while(same).count()
+        };
+        match list[0].1 {
+            Class::Push => count(Class::Push, 0),
+            first @ (Class::Pop | Class::Leave) => {
+                let start = usize::from(first == Class::Leave);
+                let end = start + count(Class::Pop, start);
+                // A RET alone, too, but for the pop of a register that is none of those.
+                let returns = end > 0 && list.get(end).is_some_and(|l| l.1 == Class::Return);
+                end + usize::from(returns)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Translates them; true if the block ends.
+    pub(super) fn stack_together(&mut self, run: &[(Instruction, Class, usize)]) -> bool {
+        let size = 8 * run.len() as i32;
+        let register = |i: &Instruction| i.op0_register().number() as u8;
+        let (first, class, _) = &run[0];
+        match class {
+            Class::Push => {
+                self.check(Address::Stack(RSP, -size), Access::Write, size as u8);
+                for (n, (i, ..)) in run.iter().enumerate() {
+                    let disp = size - 8 * (n as i32 + 1);
+                    let place = Mem {
+                        disp,
+                        ..Mem::sum(R10, R11)
+                    };
+                    self.asm.store(place, register(i));
+                }
+                self.asm.lea(RSP, Mem::base(RSP, -size));
+                return false;
+            }
+            Class::Leave => {
+                self.check(Address::Stack(RBP, 0), Access::Read, size as u8);
+                self.asm.lea(R11, Mem::sum(R10, R11));
+                // The load comes first: nothing has changed if the host faults at it.
+                self.asm.load(R10, Mem::base(R11, 0));
+                self.asm.lea(RSP, Mem::base(RBP, size));
+                self.asm.mov(RBP, R10);
+            }
+            _ => {
+                self.check(Address::Stack(RSP, 0), Access::Read, size as u8);
+                self.asm.lea(R11, Mem::sum(R10, R11));
+                self.asm.load(register(first), Mem::base(R11, 0));
+                self.asm.lea(RSP, Mem::base(RSP, size));
+            }
+        }
+        for (n, (i, class, _)) in run.iter().enumerate().skip(1) {
+            let place = Mem::base(R11, 8 * n as i32);
+            if *class != Class::Return {
+                self.asm.load(register(i), place);
+                continue;
+            }
+            (self.rip, self.code) = (i.ip(), i.code());
+            let drop = i32::from(i.op_count() == 1) * i32::from(i.immediate16());
+            self.asm.load(R11, place);
+            if drop != 0 {
+                self.asm.lea(RSP, Mem::base(RSP, drop));
+            }
+            self.go_back(8 + drop);
+            return true;
+        }
+        false
+    }
+}

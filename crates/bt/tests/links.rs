@@ -1,0 +1,397 @@
+//! Links between pages and remembered calls, each where it must not hold any more: another page is
+//! mapped at the target, the code that jumps runs at another address, what a call returns to was
+//! written, and returns without an end.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![allow(missing_docs)]
+
+use bt::{Options, Switches, Translation};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use mem::{Gpa, GuestMemory};
+use std::sync::Arc;
+use std::time::Duration;
+use x86::cpuid::CpuModel;
+use x86::state::{Attributes, CpuState, Segment, cr0, cr4, efer};
+use x86::{Bus, Engine, Signals, Stop, Vcpu};
+
+const CODE: u64 = 0x8000;
+/// A function in another page, and other pages that may take its place.
+const FAR: u64 = 0xa000;
+const OTHER: u64 = 0x5_0000;
+const THIRD: u64 = 0x6_0000;
+/// Page table entries.
+const TABLE: u64 = 0x4000;
+const END: u16 = 0xf4;
+
+struct EndBus(Arc<Signals>);
+
+impl Bus for EndBus {
+    fn mmio_read(&mut self, _: Gpa, _: u8) -> u64 {
+        !0
+    }
+    fn mmio_write(&mut self, _: Gpa, _: u8, _: u64) {}
+    fn port_in(&mut self, _: u16, _: u8) -> u32 {
+        !0
+    }
+    fn port_out(&mut self, port: u16, _: u8, _: u32) {
+        if port == END {
+            self.0.raise(Signals::RETURN);
+        }
+    }
+    fn msr_read(&mut self, _: u32) -> Option<u64> {
+        None
+    }
+    fn msr_write(&mut self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn tsc(&mut self) -> u64 {
+        0
+    }
+    fn task_priority(&mut self) -> u8 {
+        0
+    }
+    fn set_task_priority(&mut self, _: u8) {}
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+}
+
+type Code = dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+/// A processor in 64-bit mode, memory mapped to itself.
+struct Rig {
+    vcpu: Box<dyn Vcpu>,
+    bus: EndBus,
+    ram: Arc<GuestMemory>,
+}
+
+impl Rig {
+    fn new(options: &Options) -> Rig {
+        let ram = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+        let signals = Arc::new(Signals::default());
+        let engine = Translation::new(options.clone()).unwrap();
+        let vcpu = engine
+            .vcpu(0, &CpuModel::everything(), ram.clone(), signals.clone())
+            .unwrap();
+        let rig = Rig {
+            vcpu,
+            bus: EndBus(signals),
+            ram,
+        };
+        for (at, entry) in [(0x1000, 0x2003u64), (0x2000, 0x3003), (0x3000, 0x4003)] {
+            rig.ram.write_word(Gpa(at), entry).unwrap();
+        }
+        for n in 0..256 {
+            rig.map(n << 12, n << 12);
+        }
+        rig
+    }
+
+    fn map(&self, linear: u64, at: u64) {
+        let entry = Gpa(TABLE + 8 * (linear >> 12));
+        self.ram.write_word(entry, at | 3).unwrap();
+    }
+
+    fn put(&self, at: u64, code: &Code) {
+        let mut a = CodeAssembler::new(64).unwrap();
+        code(&mut a).unwrap();
+        self.ram.write(Gpa(at), &a.assemble(at).unwrap()).unwrap();
+    }
+
+    /// Runs from an address to the end; what is in RBX then.
+    fn run(&mut self, rip: u64) -> u64 {
+        let mut s = CpuState::reset(0, true);
+        let flat = |selector, attributes| Segment {
+            selector,
+            attributes: Attributes(attributes),
+            limit: !0,
+            base: 0,
+        };
+        s.seg = [flat(0x10, 0xc93); 6];
+        s.seg[1] = flat(8, 0xa9b);
+        s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP;
+        s.cr3 = 0x1000;
+        s.cr4 = cr4::PAE | cr4::OSFXSR;
+        s.efer = efer::LME | efer::LMA;
+        s.rip = rip;
+        s.gpr[4] = 0x2_0000;
+        self.vcpu.set_state(&s).unwrap();
+        let stop = self.vcpu.run(&mut self.bus, u64::MAX);
+        assert_eq!(stop, Stop::Requested);
+        self.bus.0.lower(Signals::RETURN);
+        self.vcpu.state().gpr[3]
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        let report = self.vcpu.report();
+        report.iter().find(|(n, _)| n == name).map_or(0, |r| r.1)
+    }
+}
+
+/// With links made at once and after a while, and without any.
+fn under_each(test: impl Fn(&mut Rig, bool)) {
+    for off in ["", "warm", "far", "returns", "far,returns", "stack-runs"] {
+        let mut options = Options::default();
+        if !off.is_empty() {
+            options.switches = Switches::without(off).unwrap();
+        }
+        test(&mut Rig::new(&options), !off.contains("far"));
+    }
+}
+
+/// Where [`calls`] is as a function: the same jump for all.
+const CALLS: u64 = CODE + 0x800;
+
+/// Calls FAR a hundred times.
+fn calls(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut again = a.create_label();
+    a.mov(ecx, 100)?;
+    a.set_label(&mut again)?;
+    a.call(FAR)?;
+    a.dec(ecx)?;
+    a.jne(again)
+}
+
+fn adds(n: i32) -> impl Fn(&mut CodeAssembler) -> Result<(), IcedError> {
+    move |a| {
+        a.push(rcx)?;
+        a.push(rdx)?;
+        a.add(rbx, n)?;
+        a.pop(rdx)?;
+        a.pop(rcx)?;
+        a.ret()
+    }
+}
+
+#[test]
+fn a_link_ends_where_another_page_is_mapped_at_its_target() {
+    under_each(|rig, far| {
+        let entry = TABLE + 8 * (FAR >> 12);
+        rig.put(CODE, &move |a| {
+            a.mov(ebx, 0)?;
+            // For a while: others have the page then.
+            a.call(CALLS)?;
+            for page in [OTHER, THIRD, FAR] {
+                a.mov(qword_ptr(entry), (page | 3) as i32)?;
+                a.invlpg(byte_ptr(FAR))?;
+                a.call(CALLS)?;
+            }
+            a.out(u32::from(END), al)
+        });
+        rig.put(CALLS, &|a| {
+            calls(a)?;
+            a.ret()
+        });
+        rig.put(FAR, &adds(1));
+        rig.put(OTHER, &adds(1000));
+        rig.put(THIRD, &adds(1_000_000));
+        for _ in 0..3 {
+            assert_eq!(rig.run(CODE), 100_100_200);
+        }
+        assert_eq!(rig.count("far_links") > 0, far);
+    });
+}
+
+#[test]
+fn a_link_holds_only_where_the_code_that_jumps_is_as_far_from_its_target() {
+    // The same code at another address, from which another page is as far.
+    const ALIAS: u64 = 0x7_0000;
+    under_each(|rig, far| {
+        rig.put(CODE, &|a| {
+            a.mov(ebx, 0)?;
+            calls(a)?;
+            a.out(u32::from(END), al)
+        });
+        rig.put(FAR, &adds(1));
+        rig.put(OTHER, &adds(1000));
+        rig.map(ALIAS, CODE);
+        rig.map(ALIAS + FAR - CODE, OTHER);
+        for _ in 0..5 {
+            assert_eq!(rig.run(CODE), 100);
+            assert_eq!(rig.run(ALIAS), 100_000);
+        }
+        assert_eq!(rig.count("far_links") > 0, far);
+    });
+}
+
+#[test]
+fn a_link_ends_where_its_target_is_written() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            a.mov(ebx, 0)?;
+            for n in 1..20 {
+                // The operand of the addition in FAR: 1 to 19.
+                a.mov(byte_ptr(FAR + 2 + 3), n)?;
+                a.call(CALLS)?;
+            }
+            a.out(u32::from(END), al)
+        });
+        rig.put(CALLS, &|a| {
+            calls(a)?;
+            a.ret()
+        });
+        rig.put(FAR, &adds(1));
+        assert_eq!(rig.run(CODE), 19_000);
+    });
+}
+
+#[test]
+fn a_call_returns_to_what_was_written_there_meanwhile() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            let mut again = a.create_label();
+            a.mov(ebx, 0)?;
+            a.mov(ecx, 100)?;
+            // A block that calls, translated before that to which it returns.
+            a.jmp(again)?;
+            a.set_label(&mut again)?;
+            a.mov(eax, ecx)?;
+            a.call(FAR)?;
+            // Its operand is what the function writes.
+            a.add(rbx, 0)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)
+        });
+        rig.put(FAR, &|a| {
+            let mut end = a.create_label();
+            a.test(eax, 3)?;
+            a.jne(end)?;
+            a.mov(rdx, qword_ptr(rsp))?;
+            a.mov(byte_ptr(rdx + 3), al)?;
+            a.set_label(&mut end)?;
+            // Another branch meanwhile.
+            let mut last = a.create_label();
+            a.lea(rdx, qword_ptr(last))?;
+            a.jmp(rdx)?;
+            a.set_label(&mut last)?;
+            a.ret()
+        });
+        let written = |n: u64| (n + 3) & !3;
+        // What was written last stays.
+        let sum = (1..=100).map(written).sum::<u64>();
+        assert_eq!(rig.run(CODE), sum);
+    });
+}
+
+#[test]
+fn a_return_leads_to_the_page_that_is_mapped_there_by_then() {
+    under_each(|rig, _| {
+        let entry = TABLE + 8 * (CODE >> 12);
+        let caller = |n: i32| {
+            move |a: &mut CodeAssembler| {
+                a.mov(edx, n)?;
+                a.call(FAR)?;
+                a.imul_3(edx, edx, n)?;
+                a.add(rbx, rdx)?;
+                a.jmp(FAR + 0x800)
+            }
+        };
+        rig.put(CODE, &caller(10));
+        let mut a = CodeAssembler::new(64).unwrap();
+        caller(1000)(&mut a).unwrap();
+        let code = a.assemble(CODE).unwrap();
+        rig.ram.write(Gpa(OTHER), &code).unwrap();
+        // Now and then it returns to another page than it was called from.
+        rig.put(FAR, &move |a| {
+            let mut end = a.create_label();
+            a.test(ecx, 3)?;
+            a.jne(end)?;
+            a.mov(rax, qword_ptr(entry))?;
+            a.xor(rax, ((CODE ^ OTHER) & !0xfff) as i32)?;
+            a.mov(qword_ptr(entry), rax)?;
+            a.invlpg(byte_ptr(CODE))?;
+            a.set_label(&mut end)?;
+            a.ret()
+        });
+        rig.put(FAR + 0x800, &|a| {
+            a.dec(ecx)?;
+            a.jne(CODE)?;
+            a.out(u32::from(END), al)
+        });
+        rig.put(FAR + 0xc00, &|a| {
+            a.mov(ebx, 0)?;
+            a.mov(ecx, 100)?;
+            a.jmp(CODE)
+        });
+        let (mut here, mut other, mut sum) = (10, 1000, 0);
+        for n in (1..=100).rev() {
+            let from = here;
+            if n & 3 == 0 {
+                (here, other) = (other, here);
+            }
+            sum += from * here;
+        }
+        assert_eq!(rig.run(FAR + 0xc00), sum);
+    });
+}
+
+#[test]
+fn accesses_of_pushes_and_pops_across_a_page_end_are_all_made() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            a.mov(ebx, 0)?;
+            for top in 0x3_0000..0x3_0020u64 {
+                a.mov(rsp, top + 8)?;
+                a.mov(rax, top)?;
+                a.mov(rbp, 7 * top)?;
+                a.push(rax)?;
+                a.push(rbp)?;
+                a.push(rax)?;
+                a.pop(rsi)?;
+                a.pop(rdi)?;
+                a.pop(rdx)?;
+                a.add(rbx, rsi)?;
+                a.sub(rbx, rdx)?;
+                a.add(rbx, rdi)?;
+                a.sub(rbx, rbp)?;
+                // ENTER by hand; LEAVE, POP and RET from both sides of the page's end.
+                let mut next = a.create_label();
+                a.lea(rax, qword_ptr(next))?;
+                a.push(rax)?;
+                a.push(rdx)?;
+                a.push(rdi)?;
+                a.mov(rbp, rsp)?;
+                a.sub(rsp, 0x100)?;
+                a.leave()?;
+                a.pop(rdx)?;
+                a.ret()?;
+                a.set_label(&mut next)?;
+                a.sub(rbp, rdi)?;
+                a.add(rbx, rbp)?;
+                a.add(rbx, 1)?;
+            }
+            a.out(u32::from(END), al)
+        });
+        assert_eq!(rig.run(CODE), 0x20);
+    });
+}
+
+#[test]
+fn returns_without_an_end_let_the_processor_be_stopped() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            let (mut again, mut deeper, mut here) =
+                (a.create_label(), a.create_label(), a.create_label());
+            a.mov(ecx, 1000)?;
+            a.set_label(&mut again)?;
+            a.call(deeper)?;
+            a.set_label(&mut here)?;
+            // All calls that are remembered would return here.
+            a.lea(rax, qword_ptr(here))?;
+            a.push(rax)?;
+            a.ret()?;
+            a.set_label(&mut deeper)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.ret()
+        });
+        let signals = rig.bus.0.clone();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            signals.raise(Signals::RETURN);
+        });
+        rig.run(CODE);
+        thread.join().unwrap();
+    });
+}
