@@ -6,9 +6,7 @@
 //! this test > QEMU TCG, -cpu max > Debian kernel, kvm_amd, /init below > moinho > guests
 //! ```
 //!
-//! One command: two to three minutes on an idle machine, with the builds; eight on one with sixteen
-//! runnable threads for two cores, where programs that measure time fail now and then. So it is not
-//! part of CI:
+//! One command, two to three minutes on an idle machine with the builds, and a phase of `.ci/run`:
 //!
 //! ```text
 //! cargo test -p cli --test kvm_rig -- --ignored --nocapture
