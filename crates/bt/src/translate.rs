@@ -37,7 +37,7 @@ use crate::switches::Switches;
 use classify::flags_before;
 use core::cell::Cell;
 use core::mem::{offset_of, take};
-use groups::{Plan, Written};
+use groups::{Check, Kept, Plan, Written};
 use iced_x86::{
     Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
@@ -296,6 +296,7 @@ struct Spare {
     list: Vec<(Instruction, Class, usize)>,
     needed: Vec<u32>,
     plan: Plan,
+    kept: Vec<Kept>,
     slow: Vec<Slow>,
     output: Output,
 }
@@ -429,8 +430,9 @@ impl Translator {
             after,
             grouped: None,
             at: 0,
-            rejoin: None,
-            again: false,
+            left_out: None,
+            access_end: None,
+            kept: take(&mut spare.kept),
         };
         if let Some(counter) = source.counter {
             block.asm.count_at(counter);
@@ -461,15 +463,14 @@ impl Translator {
                 continue;
             }
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
-                apart.push((*group, block.check_group(group), None));
+                apart.push((*group, block.check_group(group)));
             }
             block.grouped = plan.places[n];
+            let from = block.asm.bytes.len();
             done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
-            if groups.next_if(|g| g.members.end == n + 1).is_some()
-                && let Some((_, _, rejoin)) = apart.last_mut()
-            {
-                let here = block.asm.here();
-                *rejoin = block.rejoin.take().or((!done).then_some(here));
+            if groups.peek().is_some_and(|g| g.members.contains(&n)) {
+                block.keep(from, done);
+                groups.next_if(|g| g.members.end == n + 1);
             }
             if done {
                 break;
@@ -489,19 +490,21 @@ impl Translator {
             let next = list[count - 1].0.next_ip();
             block.go(next, after.next != 0);
         }
-        (block.grouped, block.again, block.shadow) = (None, true, false);
-        for (group, hole, rejoin) in apart {
+        block.shadow = false;
+        let kept = take(&mut block.kept);
+        let mut kept_of = kept.iter();
+        for (group, hole) in apart {
             block.asm.bind(hole);
-            for n in group.members.clone() {
-                let (i, class, at) = &list[n];
+            let mut last = None;
+            for (n, kept) in group.members.clone().zip(kept_of.by_ref()) {
+                let (i, _, at) = &list[n];
                 map.push((block.asm.bytes.len() as u16, *at as u16));
                 block.begin(i, needed[n]);
-                if block.instruction(i, *class, &bytes[*at..*at + i.len()]) {
-                    break;
-                }
+                block.other_copy(kept);
+                last = Some(kept);
             }
-            if let Some(rejoin) = rejoin {
-                block.asm.jmp_to(rejoin);
+            if let Some(last) = last {
+                block.rejoin(last);
             }
         }
         block.slow_paths();
@@ -516,7 +519,8 @@ impl Translator {
             slow,
             ..
         } = block;
-        spare.slow = slow;
+        (spare.slow, spare.kept) = (slow, kept);
+        spare.kept.clear();
         #[cfg(test)]
         if let Some((from, to)) = asked
             && let Some(at) = asm.bytes.windows(from.len()).position(|w| w == from)
@@ -627,10 +631,12 @@ struct Building<'t, 's> {
     grouped: Option<i32>,
     /// The last access checked: its distance from `[r10 + r11]`.
     at: i32,
-    /// Where the access of a branch is over and it only has to go on.
-    rejoin: Option<u64>,
-    /// This is the other copy of a group: a branch in it goes on in the first one.
-    again: bool,
+    /// The check that was left out for that.
+    left_out: Option<Check>,
+    /// Where, in the code, the access of a branch is over and it only has to go on.
+    access_end: Option<usize>,
+    /// The members of groups, for their other copies.
+    kept: Vec<Kept>,
 }
 
 /// The flags that may be read behind a block.
@@ -684,12 +690,6 @@ impl Building<'_, '_> {
             disp: self.at,
             gs: false,
         }
-    }
-
-    /// The access of a branch is over; true if it goes on in the group's first copy.
-    fn access_done(&mut self) -> bool {
-        self.rejoin = Some(self.asm.here());
-        self.again
     }
 
     /// The site of an access whose check is at the host address `retry`.
@@ -783,9 +783,7 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return(i.next_ip());
-                if self.access_done() {
-                    return true;
-                }
+                self.access_end = Some(self.asm.bytes.len());
                 let stub = self.remember_call(R10);
                 self.go(i.near_branch_target(), self.after.taken != 0);
                 self.returned(stub, i.next_ip());
@@ -858,9 +856,7 @@ impl Building<'_, '_> {
                 };
                 self.asm.load(R11, self.place());
                 self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
-                if self.access_done() {
-                    return true;
-                }
+                self.access_end = Some(self.asm.bytes.len());
                 self.go_back(8 + drop);
                 return true;
             }
@@ -1010,6 +1006,7 @@ impl Building<'_, '_> {
     fn check(&mut self, address: Address, access: Access, size: u8) {
         self.at = self.grouped.unwrap_or(0);
         if self.grouped.is_some() {
+            self.left_out = Some((address, access, size));
             return;
         }
         let table = match access {

@@ -6,14 +6,15 @@
 //! ```text
 //!     check the stretch ── misses ──> the same instructions, each access with its own check,
 //!     the instructions                behind the block ─┐
-//!     go on <─────────────────────────────────────────-─┘
+//!     go on <──────────────────────────────────────────┘
 //! ```
 //!
-//! The check has no slow path of its own and changes nothing: whatever it fails for, be it the
-//! end of a page, a page that may be read and not written, or no page at all, is found out
-//! instruction by instruction in the other copy.
+//! The other copy is of the same bytes: behind the check of one access R11 is made what the check
+//! of the stretch would have made it. That check has no slow path of its own and changes nothing:
+//! whatever it fails for, be it the end of a page, a page that may be read and not written, or no
+//! page at all, is found out instruction by instruction in the other copy.
 
-use super::{Building, Class, TLB_INDEX, Translator, stolen};
+use super::{Address, Building, Class, TLB_INDEX, Translator, stolen};
 use crate::area::Area;
 use crate::emit::{Hole, Mem, R10, R11};
 use core::ops::Range;
@@ -79,6 +80,19 @@ impl Plan {
         self.places.clear();
         self.places.resize(instructions, None);
     }
+}
+
+/// The check of an access.
+pub(super) type Check = (Address, Access, u8);
+
+/// A member's code in the first copy.
+pub(super) struct Kept {
+    /// Where it is.
+    code: Range<usize>,
+    /// The check that it left out, and the place it has taken from the group's.
+    check: Option<(Check, i32)>,
+    /// It could not be translated after all: it is the interpreter's.
+    interpret: bool,
 }
 
 /// A group that is being put together.
@@ -388,5 +402,40 @@ impl Building<'_, '_> {
         let apart = self.asm.jcc(7); // above
         self.asm.load(R10, Mem::gs_base(R10, table + 8));
         apart
+    }
+
+    /// Keeps the member just translated, whose code begins at `from`, for the other copy; `done`:
+    /// the block ends with it.
+    pub(super) fn keep(&mut self, from: usize, done: bool) {
+        let access_end = self.access_end.take();
+        let check = self.left_out.take();
+        self.kept.push(Kept {
+            code: from..access_end.unwrap_or(self.asm.bytes.len()),
+            check: check.zip(self.grouped),
+            interpret: done && access_end.is_none(),
+        });
+    }
+
+    /// The other copy of a member: the same code behind a check of its own.
+    pub(super) fn other_copy(&mut self, kept: &Kept) {
+        if kept.interpret {
+            self.interpret();
+            return;
+        }
+        if let Some(((address, access, size), at)) = kept.check {
+            self.grouped = None;
+            self.check(address, access, size);
+            if at != 0 {
+                self.asm.lea(R11, Mem::base(R11, -at));
+            }
+        }
+        self.asm.bytes.extend_from_within(kept.code.clone());
+    }
+
+    /// Behind the other copy of a group's last member: on with what follows the first.
+    pub(super) fn rejoin(&mut self, last: &Kept) {
+        if !last.interpret {
+            self.asm.jmp_to(self.asm.origin + last.code.end as u64);
+        }
     }
 }
