@@ -3,9 +3,11 @@
 
 use core::ptr::NonNull;
 
-/// Default size in bytes.
+/// Default size in bytes, of those of all processors together.
 pub const SIZE: usize = 38 << 20;
-const _: () = assert!(SIZE <= crate::block::REACH);
+/// Bounds of one processor's.
+pub const BOUNDS: (usize, usize) = (2 << 20, crate::block::REACH);
+const _: () = assert!(SIZE <= BOUNDS.1);
 
 /// It is filled and emptied in this many regions of the same size.
 pub const REGIONS: usize = 8;

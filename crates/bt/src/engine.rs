@@ -72,6 +72,11 @@ pub(crate) struct Peer {
     pub(crate) seen: AtomicU64,
 }
 
+/// Bytes of code cache that all processors of a machine should have together.
+pub const CODE_CACHE: usize = crate::cache::SIZE;
+/// The least and the most for one processor.
+pub const CODE_CACHE_BOUNDS: (usize, usize) = crate::cache::BOUNDS;
+
 /// How a [`Translation`] works and what it shows.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -82,7 +87,7 @@ pub struct Options {
     pub count: bool,
     /// Where all blocks are listed; implies `count`.
     pub dump: Option<Arc<Dump>>,
-    /// Bytes of each processor's code cache, if not the usual ones: for tests that want it full.
+    /// Bytes of each processor's code cache; [`CODE_CACHE`] if not given.
     pub code_cache: Option<usize>,
     /// Where blocks are named for perf.
     pub perf_map: Option<Arc<PerfMap>>,

@@ -39,7 +39,7 @@ pub mod tsc;
 mod vcpu;
 
 pub use dump::Dump;
-pub use engine::{Options, Translation};
+pub use engine::{CODE_CACHE, CODE_CACHE_BOUNDS, Options, Translation};
 pub use perfmap::PerfMap;
 pub use switches::Switches;
 pub use vcpu::{BtVcpu, Stats};

@@ -89,6 +89,9 @@ struct Run {
     /// Translator: switch optimisations off; NAMES with commas, `list` lists them
     #[arg(long, value_name = "NAMES")]
     bt_no: Option<String>,
+    /// Translator: memory for translated code, of all processors together [default: 38; 31 for two, 24 for more]
+    #[arg(long, value_name = "MIB")]
+    bt_cache: Option<u32>,
     /// Move the running guest to another engine after some seconds; may be repeated
     #[arg(long = "then", value_name = "ENGINE@SECONDS", hide = true)]
     moves: Vec<String>,
@@ -253,6 +256,7 @@ fn config(args: Run) -> Result<Config, UserError> {
             count: args.count_bt,
             dump: args.dump_bt.clone(),
             perf_map: args.perf_map,
+            cache_mib: args.bt_cache,
         },
         moves: args
             .moves

@@ -83,6 +83,12 @@ fn unknown_flags_values_and_images_are_named_with_the_choices() {
         &["--engine", "bt", "--bt-no", "chain,warp"],
         &["--bt-no", "warp", "short-check"],
     );
+    refused(&f, &["--bt-cache", "8"], &["--bt-cache", "--engine bt"]);
+    refused(
+        &f,
+        &["--engine", "bt", "--cpus", "4", "--bt-cache", "7"],
+        &["--bt-cache", "7 MiB for 4 processors", "8 to 512"],
+    );
     refused(
         &f,
         &["--engine", "bt", "--dump-bt", "/nowhere/list"],

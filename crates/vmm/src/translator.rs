@@ -19,6 +19,8 @@ pub struct Translator {
     pub dump: Option<PathBuf>,
     /// Names blocks for `perf report`.
     pub perf_map: bool,
+    /// MiB of translated code, of all processors together.
+    pub cache_mib: Option<u32>,
 }
 
 /// Reads the names of optimisations that are to be off.
@@ -36,6 +38,30 @@ pub fn optimisations() -> &'static [(&'static str, &'static str)] {
     Switches::ALL
 }
 
+/// What a processor under the translator takes beside its code cache, about, in bytes; and the
+/// least that all caches have together by default.
+const BESIDE_THE_CACHE: usize = 7 << 20;
+const LEAST_TOGETHER: usize = 24 << 20;
+
+/// Bytes of one processor's code cache: they share what there is, and what a second processor
+/// takes besides comes off it, so that a machine of two takes no more memory than one of one.
+fn code_cache(mib: Option<u32>, cpus: usize) -> Result<usize, UserError> {
+    let (least, most) = bt::CODE_CACHE_BOUNDS;
+    let Some(mib) = mib else {
+        let others = BESIDE_THE_CACHE * (cpus - 1);
+        let together = bt::CODE_CACHE.saturating_sub(others).max(LEAST_TOGETHER);
+        return Ok((together / cpus >> 16 << 16).max(least));
+    };
+    let (low, high) = ((least >> 20) * cpus, (most >> 20) * cpus);
+    if !(low..=high).contains(&(mib as usize)) {
+        return Err(UserError::new(
+            format_args!("--bt-cache: {mib} MiB for {cpus} processors"),
+            format_args!("give {low} to {high}"),
+        ));
+    }
+    Ok(((mib as usize) << 20) / cpus >> 16 << 16)
+}
+
 /// The options of the engine. An error is the user's.
 pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
     let Translator {
@@ -43,12 +69,14 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
         count,
         dump,
         perf_map,
+        cache_mib,
     } = &config.translator;
     let asked = [
         ("--dump-bt", dump.is_some()),
         ("--count-bt", *count),
         ("--perf-map", *perf_map),
         ("--bt-no", *switches != Switches::default()),
+        ("--bt-cache", cache_mib.is_some()),
     ];
     let translates = |choice| choice == EngineChoice::Bt;
     let comes = translates(config.engine) || config.moves.iter().any(|m| translates(m.0));
@@ -73,7 +101,7 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
     Ok(Options {
         switches: *switches,
         count: *count,
-        code_cache: None,
+        code_cache: Some(code_cache(*cache_mib, config.spec.cpus.max(1) as usize)?),
         dump: dump
             .transpose()?
             .map(|file| Arc::new(Dump::new(Box::new(file)))),
