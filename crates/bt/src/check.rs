@@ -920,6 +920,40 @@ mod tests {
     }
 
     #[test]
+    fn pushes_and_pops_together_are_right_at_every_distance_from_a_page_end() {
+        let mut rig = Rig::new(|a| {
+            let (mut again, mut function) = (a.create_label(), a.create_label());
+            let mut end = a.create_label();
+            a.mov(esp, DATA as u32 + 0x1_0040)?;
+            a.mov(ebp, DATA as u32 + 0x1_1010)?;
+            a.mov(ecx, 24)?;
+            a.set_label(&mut again)?;
+            a.call(function)?;
+            a.jc(end)?;
+            a.sub(rsp, 8)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.set_label(&mut end)?;
+            a.out(u32::from(END), al)?;
+            // Flags are live from the CMP of the caller to the RET, which keeps them.
+            a.set_label(&mut function)?;
+            a.cmp(ecx, 1)?;
+            a.push(rbx)?;
+            a.push(rbp)?;
+            a.push(rcx)?;
+            a.push(rdx)?;
+            a.lea(rdx, qword_ptr(rdx + rcx + 1))?;
+            a.pop(rsi)?;
+            a.pop(rcx)?;
+            a.pop(rbp)?;
+            a.pop(rbx)?;
+            a.ret()
+        });
+        let counts = rig.run().unwrap();
+        assert!(counts.instructions > 24 * 14, "{counts:?}");
+    }
+
+    #[test]
     fn a_wrong_other_copy_of_a_group_is_caught() {
         let mut rig = Rig::new(grouped);
         // lea r11, [r11-12], which is only there, becomes one of 11.

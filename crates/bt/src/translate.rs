@@ -143,6 +143,8 @@ pub struct Source<'a> {
     pub cache: u64,
     /// Host address of the counter of its executions, if they are counted.
     pub counter: Option<u64>,
+    /// Pushes and pops are not to be checked together where flags are live.
+    pub one_by_one: bool,
 }
 
 /// The result.

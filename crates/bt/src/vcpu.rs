@@ -111,6 +111,8 @@ pub struct BtVcpu {
     /// How often each instruction left translated code: for the interpreter, for an access that
     /// only the interpreter can do.
     by_code: Map<u64, [u64; 2]>,
+    /// How often the pushes and pops of a block did not lie in one page, by its key.
+    straddled: Map<u64, u8>,
     pub(crate) check: Option<Box<Check>>,
     switches: Switches,
     options: Options,
@@ -225,6 +227,7 @@ impl BtVcpu {
             history: History::default(),
             stats: Stats::default(),
             by_code: Map::default(),
+            straddled: Map::default(),
             check: None,
             switches: options.switches,
             options: options.clone(),

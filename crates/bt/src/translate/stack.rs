@@ -3,7 +3,11 @@
 //! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
 //!
 //! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
-//! first instruction, and what follows is another block.
+//! first instruction, and what follows is another block. Where that happens again and again, the
+//! block is translated anew with a check for each ([`Source::one_by_one`]): the stack of a function
+//! in a loop may lie there all the time.
+//!
+//! [`Source::one_by_one`]: super::Source::one_by_one
 
 use super::{Address, Building, Class, stolen};
 use crate::emit::{Mem, R10, R11, RSP};
@@ -32,7 +36,8 @@ impl Building<'_, '_> {
         list: &[(Instruction, Class, usize)],
         places: &[Option<i32>],
     ) -> usize {
-        if self.source.view.is_32bit() || self.shadow || !self.t.switches.stack_runs {
+        let on = self.t.switches.stack_runs && !self.source.one_by_one;
+        if self.source.view.is_32bit() || self.shadow || !on {
             return 0;
         }
         let alone = places.iter().take(LONGEST).take_while(|p| p.is_none());

@@ -18,6 +18,11 @@ use x86::exec::Exec;
 use x86::mmu::{Access, Place, Rights};
 use x86::{Bus, Signals};
 
+/// So often do the pushes and pops of a block not lie in one page before they are checked one by
+/// one, and so many blocks are remembered of which that was seen.
+const STRADDLES: u8 = 8;
+const STRADDLED: usize = 4096;
+
 impl BtVcpu {
     /// Drops the blocks of pages that were written since the count of such stores was `seen`.
     pub(super) fn drop_written(&mut self, seen: u64) {
@@ -37,10 +42,37 @@ impl BtVcpu {
             }
         }
         if dropped {
-            // What returns lead to belongs to the blocks that called, and may lead on to others.
-            for area in self.spare.iter_mut().chain([&mut self.area]) {
-                area.flush_calls();
+            self.flush_calls();
+        }
+    }
+
+    /// Pushes or pops that a block checks together did not lie in one page. `at`: that check, in
+    /// the code cache.
+    pub(super) fn straddles(&mut self, at: u32) {
+        let Some(number) = self.blocks.at_host(at) else {
+            return;
+        };
+        let block = self.blocks[number];
+        let Some(key) = Targets::key(block.at(), block.mode.into()) else {
+            return;
+        };
+        if self.straddled.len() == STRADDLED {
+            self.straddled.clear();
+        }
+        let times = self.straddled.entry(key).or_default();
+        if *times < STRADDLES {
+            *times += 1;
+            if *times == STRADDLES {
+                self.drop_block(number);
+                self.flush_calls();
             }
+        }
+    }
+
+    /// What returns lead to belongs to the blocks that called, and may lead on to others.
+    fn flush_calls(&mut self) {
+        for area in self.spare.iter_mut().chain([&mut self.area]) {
+            area.flush_calls();
         }
     }
 
@@ -294,6 +326,7 @@ impl BtVcpu {
                 cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
                 counter: self.recorder.as_mut().map(|r| r.counter(number)),
+                one_by_one: self.straddled.get(&target) == Some(&STRADDLES),
             };
             let x = Exec {
                 cpu: self.interp.cpu(),

@@ -8,6 +8,7 @@ use crate::area::TlbEntry;
 use crate::block::Kind;
 use crate::entry;
 use crate::translate::{NO_SITE, reason};
+use iced_x86::Code;
 use std::sync::atomic::Ordering;
 use x86::exec::{Exec, attention};
 use x86::flags::Flags;
@@ -152,6 +153,11 @@ impl BtVcpu {
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
+                        let stack =
+                            matches!(site.code, Code::Push_r64 | Code::Pop_r64 | Code::Leaveq);
+                        if stack && size > 8 {
+                            self.straddles(retry);
+                        }
                         if let Some(stop) = self.step_at(bus, &site) {
                             return Some(stop);
                         }
