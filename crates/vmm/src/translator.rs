@@ -50,7 +50,7 @@ fn code_cache(mib: Option<u32>, cpus: usize) -> Result<usize, UserError> {
     let Some(mib) = mib else {
         let others = BESIDE_THE_CACHE * (cpus - 1);
         let together = bt::CODE_CACHE.saturating_sub(others).max(LEAST_TOGETHER);
-        return Ok((together / cpus >> 16 << 16).max(least));
+        return Ok((together / cpus).max(least) & !0xffff);
     };
     let (low, high) = ((least >> 20) * cpus, (most >> 20) * cpus);
     if !(low..=high).contains(&(mib as usize)) {
@@ -59,7 +59,8 @@ fn code_cache(mib: Option<u32>, cpus: usize) -> Result<usize, UserError> {
             format_args!("give {low} to {high}"),
         ));
     }
-    Ok(((mib as usize) << 20) / cpus >> 16 << 16)
+    let one = ((mib as usize) << 20) / cpus;
+    Ok(one & !0xffff)
 }
 
 /// The options of the engine. An error is the user's.
