@@ -11,7 +11,7 @@ differs under one engine is run again under the interpreter, to see whose fault 
 
 Exit status 0: no difference. Needs root (chroot) and what prepare.sh made.
 """
-import argparse, os, re, select, signal, subprocess, sys, time
+import argparse, fcntl, os, re, select, signal, subprocess, sys, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -133,6 +133,14 @@ def main():
     p.add_argument("--cache", type=Path, default=CACHE / "userland")
     p.add_argument("--log", type=Path, default=None)
     args = p.parse_args()
+    if not (args.cache / "root").is_dir():
+        sys.exit(f"no userland in {args.cache}: run prepare.sh first")
+    # Natively the jobs work in one folder.
+    running = open(args.cache / "run.lock", "w")
+    try:
+        fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"another run.py works in {args.cache}; wait for it, or give --cache FOLDER")
     if not (CACHE / "linux/vmlinuz").exists():
         subprocess.run([args.moinho, "run", "linux", "--", "true"], check=True, stdin=subprocess.DEVNULL)
     native, problem = run("native", args)

@@ -111,3 +111,21 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
             .map(|file| Arc::new(PerfMap::new(Box::new(file)))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_share_the_code_cache_and_none_gets_less_than_it_needs() {
+        let mib = |mib, cpus| code_cache(mib, cpus).map(|bytes| bytes as f64 / (1 << 20) as f64);
+        assert_eq!(mib(None, 1), Ok(38.0));
+        assert_eq!(mib(None, 2), Ok(15.5));
+        assert_eq!(mib(None, 4), Ok(6.0));
+        assert_eq!(mib(None, 64), Ok(2.0));
+        assert_eq!(mib(Some(64), 2), Ok(32.0));
+        for (given, cpus) in [(1, 1), (7, 4), (129, 1)] {
+            assert!(mib(Some(given), cpus).is_err(), "{given} MiB for {cpus}");
+        }
+    }
+}
