@@ -663,14 +663,33 @@ fn gpr_number(r: Register) -> Option<u8> {
     (r.is_gpr64() || r.is_gpr32()).then(|| r.number() as u8)
 }
 
-/// R10 in the size of `r`.
-fn r10_like(r: Register) -> Register {
-    match r.size() {
-        1 => Register::R10L,
-        2 => Register::R10W,
-        4 => Register::R10D,
-        _ => Register::R10,
-    }
+/// Of the parts of a register, 1, 2, 4 and 8 bytes, the one in the size of `r`.
+fn sized(parts: [Register; 4], r: Register) -> Register {
+    parts[r.size().min(8).trailing_zeros() as usize]
+}
+
+/// The parts of R10.
+const R10_PARTS: [Register; 4] = [
+    Register::R10L,
+    Register::R10W,
+    Register::R10D,
+    Register::R10,
+];
+
+/// An operand is AH, BH, CH or DH.
+fn names_high_byte(i: &Instruction) -> bool {
+    (0..i.op_count()).any(|k| {
+        i.op_kind(k) == OpKind::Register
+            && matches!(
+                i.op_register(k),
+                Register::AH | Register::BH | Register::CH | Register::DH
+            )
+    })
+}
+
+/// What RET adds to RSP.
+fn popped(i: &Instruction) -> i32 {
+    8 + i32::from(i.op_count() == 1) * i32::from(i.immediate16())
 }
 
 impl Building<'_, '_> {
@@ -851,15 +870,10 @@ impl Building<'_, '_> {
             }
             Class::Return => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 8);
-                let drop = if i.op_count() == 1 {
-                    i32::from(i.immediate16())
-                } else {
-                    0
-                };
                 self.asm.load(R11, self.place());
-                self.asm.lea(RSP, Mem::base(RSP, 8 + drop));
+                self.asm.lea(RSP, Mem::base(RSP, popped(i)));
                 self.access_end = Some(self.asm.bytes.len());
-                self.go_back(8 + drop);
+                self.go_back(popped(i));
                 return true;
             }
         }
@@ -1019,12 +1033,7 @@ impl Building<'_, '_> {
         self.emit_address(&address);
         let site = self.access_site(access, size, retry);
         if !self.live && self.t.switches.short_check {
-            self.asm.rorx(R10, R11, 8);
-            self.asm.and_imm32(R10, TLB_INDEX);
-            self.asm.add_mem(R11, Mem::gs_base(R10, table));
-            self.asm.cmp_imm(R11, 4096 - i32::from(size));
-            let slow = self.asm.jcc(7); // above
-            self.asm.load(R10, Mem::gs_base(R10, table + 8));
+            let slow = self.compare(table, size.into());
             self.slow.push(Slow {
                 holes: Holes::One(slow),
                 restore: Restore::Nothing,
@@ -1052,6 +1061,17 @@ impl Building<'_, '_> {
             site,
             what: SlowPath::Miss(address, access),
         });
+    }
+
+    /// The short check of so many bytes at R11 by a table; where to go if it fails.
+    fn compare(&mut self, table: i32, size: i32) -> Hole {
+        self.asm.rorx(R10, R11, 8);
+        self.asm.and_imm32(R10, TLB_INDEX);
+        self.asm.add_mem(R11, Mem::gs_base(R10, table));
+        self.asm.cmp_imm(R11, 4096 - size);
+        let slow = self.asm.jcc(7); // above
+        self.asm.load(R10, Mem::gs_base(R10, table + 8));
+        slow
     }
 
     /// Makes the slow paths, apart from the code that runs.
@@ -1164,18 +1184,12 @@ impl Building<'_, '_> {
             native.set_memory_index(Register::None);
             for k in 0..i.op_count() {
                 if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
-                    native.set_op_register(k, r10_like(i.op_register(k)));
+                    native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
                 }
             }
         }
         // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed.
-        let high = |k| {
-            matches!(
-                i.op_register(k),
-                Register::AH | Register::BH | Register::CH | Register::DH
-            )
-        };
-        let borrow = (0..i.op_count()).any(|k| i.op_kind(k) == OpKind::Register && high(k));
+        let borrow = names_high_byte(i);
         if borrow {
             native.set_memory_base(Register::RSI);
             native.set_memory_index(Register::None);

@@ -14,9 +14,9 @@
 //! whatever it fails for, be it the end of a page, a page that may be read and not written, or no
 //! page at all, is found out instruction by instruction in the other copy.
 
-use super::{Address, Building, Class, TLB_INDEX, Translator, stolen};
+use super::{Address, Building, Class, Translator, names_high_byte, sized, stolen};
 use crate::area::Area;
-use crate::emit::{Hole, Mem, R10, R11};
+use crate::emit::{Hole, Mem, R11};
 use core::ops::Range;
 use iced_x86::{Code, Instruction, OpAccess, OpKind, Register};
 use x86::mmu::Access;
@@ -231,7 +231,7 @@ impl Translator {
         let mut named = *i;
         for k in 0..i.op_count() {
             if i.op_kind(k) == OpKind::Register && i.op_register(k).is_gpr() {
-                named.set_op_register(k, r15_like(i.op_register(k)));
+                named.set_op_register(k, sized(R15_PARTS, i.op_register(k)));
             }
         }
         let info = self.info.info(&named);
@@ -317,20 +317,13 @@ impl Translator {
         let (base, index) = (i.memory_base(), i.memory_index());
         let plain = |r: Register| r.is_gpr64() && stolen(r).is_none();
         let based = matches!(i.memory_segment(), Register::FS | Register::GS);
-        let high = |k| {
-            matches!(
-                i.op_register(k),
-                Register::AH | Register::BH | Register::CH | Register::DH
-            )
-        };
-        let borrows = (0..i.op_count()).any(|k| i.op_kind(k) == OpKind::Register && high(k));
         let disp = i32::try_from(i.memory_displacement64() as i64);
         let size = i.memory_size().size();
         let odd = !plain(base) || index != Register::None && !plain(index);
         let (Ok(at), Some(access), 1..=32) = (disp, self.memory_use(i), size) else {
             return Role::End;
         };
-        if odd || based || borrows {
+        if odd || based || names_high_byte(i) {
             return Role::End;
         }
         Role::Access {
@@ -344,15 +337,13 @@ impl Translator {
     }
 }
 
-/// R15 in the size of `r`.
-fn r15_like(r: Register) -> Register {
-    match r.size() {
-        1 => Register::R15L,
-        2 => Register::R15W,
-        4 => Register::R15D,
-        _ => Register::R15,
-    }
-}
+/// The parts of R15.
+const R15_PARTS: [Register; 4] = [
+    Register::R15L,
+    Register::R15W,
+    Register::R15D,
+    Register::R15,
+];
 
 fn is_stolen_operand(i: &Instruction, k: u32) -> bool {
     i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some()
@@ -395,13 +386,7 @@ impl Building<'_, '_> {
             gs: false,
         };
         self.asm.lea(R11, low);
-        self.asm.rorx(R10, R11, 8);
-        self.asm.and_imm32(R10, TLB_INDEX);
-        self.asm.add_mem(R11, Mem::gs_base(R10, table));
-        self.asm.cmp_imm(R11, 4096 - group.span);
-        let apart = self.asm.jcc(7); // above
-        self.asm.load(R10, Mem::gs_base(R10, table + 8));
-        apart
+        self.compare(table, group.span)
     }
 
     /// Keeps the member just translated, whose code begins at `from`, for the other copy; `done`:

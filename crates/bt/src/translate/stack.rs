@@ -9,7 +9,7 @@
 //!
 //! [`Source::one_by_one`]: super::Source::one_by_one
 
-use super::{Address, Building, Class, stolen};
+use super::{Address, Building, Class, popped, stolen};
 use crate::emit::{Mem, R10, R11, RSP};
 use iced_x86::{Instruction, OpKind, Register};
 use x86::mmu::Access;
@@ -103,12 +103,12 @@ impl Building<'_, '_> {
                 continue;
             }
             (self.rip, self.code) = (i.ip(), i.code());
-            let drop = i32::from(i.op_count() == 1) * i32::from(i.immediate16());
+            let drop = popped(i) - 8;
             self.asm.load(R11, place);
             if drop != 0 {
                 self.asm.lea(RSP, Mem::base(RSP, drop));
             }
-            self.go_back(8 + drop);
+            self.go_back(popped(i));
             return true;
         }
         false

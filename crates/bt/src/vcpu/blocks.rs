@@ -117,6 +117,8 @@ impl BtVcpu {
         self.filled = 1;
         self.blocks.clear();
         self.targets.clear();
+        // Its keys hold the numbers of modes, which begin anew.
+        self.straddled.clear();
         self.code_pages.clear();
         self.empty_branch_tables();
     }
