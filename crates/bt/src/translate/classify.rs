@@ -1,11 +1,108 @@
 //! What is done with an instruction, and which flags are needed where.
 
-use super::{Class, FLAGS, LiveAfter, Source, Translator, save_state, strings};
+use super::{FLAGS, LiveAfter, Source, Translator, save_state, strings};
+use crate::dump::Treatment;
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::cpuid::Feature;
 use x86::exec::Exec;
 use x86::state::{cr0, cr4};
 use x86::table::{self, Privilege, Sensitivity};
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Class {
+    /// Copied.
+    Plain,
+    /// Copied with its memory operand replaced.
+    Memory,
+    /// LEA.
+    Lea,
+    /// Nothing to do.
+    Nothing,
+    Push,
+    Pop,
+    Leave,
+    Jump,
+    Conditional,
+    Call,
+    JumpIndirect,
+    CallIndirect,
+    Return,
+    /// PUSHFQ.
+    PushFlags,
+    /// POPFQ.
+    PopFlags,
+    /// CLI in ring 0.
+    Cli,
+    /// STI in ring 0.
+    Sti,
+    SwapGs,
+    /// MOV of a selector to a register or memory, in ring 0.
+    Selector,
+    /// RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
+    Base,
+    /// RDTSC and RDTSCP.
+    Tsc,
+    /// REP MOVS and REP STOS.
+    Repeat,
+    /// BT, BTS, BTR, BTC of 64 bits in memory, by a register.
+    BitString,
+    /// String instructions of 32-bit code.
+    String,
+    /// LOOP and JECXZ of 32-bit code.
+    Loop,
+    /// STAC and CLAC.
+    UserAccess,
+    /// MOV from CR0, CR2, CR3 and CR4, in ring 0.
+    ReadControl,
+    /// MOV to CR3, in ring 0.
+    ToSpace,
+    Syscall,
+    Sysret,
+    Iret,
+    /// XSAVE, XSAVEC, XRSTOR and their kin.
+    SaveState,
+    /// Left to the interpreter.
+    Interpret,
+}
+
+impl Class {
+    /// The block ends behind it.
+    pub(super) fn ends(self) -> bool {
+        matches!(
+            self,
+            Class::Interpret
+                | Class::Syscall
+                | Class::Sysret
+                | Class::Iret
+                | Class::UserAccess
+                | Class::ToSpace
+        )
+    }
+
+    /// For the listing.
+    pub(super) fn treatment(self) -> Treatment {
+        match self {
+            Class::PushFlags
+            | Class::PopFlags
+            | Class::Cli
+            | Class::Sti
+            | Class::SwapGs
+            | Class::Selector
+            | Class::Base
+            | Class::Tsc
+            | Class::UserAccess
+            | Class::ReadControl
+            | Class::ToSpace
+            | Class::SaveState
+            | Class::Syscall
+            | Class::Sysret
+            | Class::Iret => Treatment::Replaced,
+            Class::Interpret => Treatment::Interpreted,
+            _ => Treatment::Native,
+        }
+    }
+}
 
 impl Translator {
     pub(super) fn class(&self, x: &Exec<'_>, i: &Instruction) -> Class {

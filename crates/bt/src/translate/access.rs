@@ -1,0 +1,295 @@
+//! Accesses to memory: how an address is worked out, the check of the software TLB in its two forms,
+//! and the slow paths, of these and of all else that hardly ever runs.
+
+use super::field;
+use super::plain::{gpr_number, stolen};
+use super::shared::Way;
+use super::{Building, TLB_INDEX};
+use crate::area::Area;
+use crate::block::{FAR_SHIFT, Kind, Site};
+use crate::emit::{Asm, Hole, Mem, R10, R11, RCX};
+use core::mem::take;
+use iced_x86::{Instruction, Register};
+use x86::mmu::Access;
+
+/// A slow path to be made behind the block.
+pub(super) struct Slow {
+    pub(super) holes: Holes,
+    pub(super) restore: Restore,
+    pub(super) site: u32,
+    pub(super) what: SlowPath,
+}
+
+/// Where a slow path is entered from. Nearly all have one, and want no memory for it.
+pub(super) enum Holes {
+    One(Hole),
+    Some(Vec<Hole>),
+}
+
+impl Holes {
+    pub(super) fn all(&self) -> &[Hole] {
+        match self {
+            Holes::One(hole) => core::slice::from_ref(hole),
+            Holes::Some(holes) => holes,
+        }
+    }
+}
+
+/// What the hot path has borrowed, to be given back first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Restore {
+    Nothing,
+    /// RCX, in [`Area::spill`].
+    Rcx,
+    /// The flags, in RAX, and RAX, in [`Area::saved`].
+    Flags,
+}
+
+/// What a slow path does.
+pub(super) enum SlowPath {
+    /// Looks further, because this address missed the TLB.
+    Miss(Address, Access),
+    /// Leaves the instruction to the interpreter.
+    Interpret,
+    /// Leaves to be linked.
+    Link,
+    /// Goes by the branch table to this offset from the page, and looks at the pins or not, or
+    /// leaves to be linked.
+    Far(u64, bool),
+    /// Finds the block that is not behind the last call.
+    Return,
+    /// Leaves, to go on at this offset from the page.
+    Leave(u64),
+}
+
+/// How the address of an access is worked out.
+#[derive(Clone, Copy)]
+pub(super) enum Address {
+    Operand(Instruction),
+    /// The operand plus eight times the register shifted right by six.
+    Bits(Instruction, u8),
+    /// `[register + displacement]`.
+    Stack(u8, i32),
+}
+
+impl Building<'_, '_> {
+    /// Works out an operand's address in R11, without touching flags. R10 is lost.
+    pub(super) fn address(&mut self, i: &Instruction, segment: bool) {
+        if self.source.view.is_32bit() {
+            return self.address_32(i);
+        }
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let disp = i.memory_displacement64();
+        let short = base.is_gpr32()
+            || index.is_gpr32()
+            || base == Register::None
+                && index == Register::None
+                && i.memory_displ_size() == 4
+                && disp >> 32 == 0
+                && (disp as i32) < 0;
+        if base == Register::RIP {
+            self.linear(R11, disp);
+        } else if base == Register::None && index == Register::None {
+            self.asm.mov_imm(R11, disp);
+        } else {
+            let mut place = |r: Register, scratch: u8| {
+                let home = stolen(r);
+                if let Some(home) = home {
+                    self.asm.load(scratch, Mem::gs(Area::home(home)));
+                    return Some(scratch);
+                }
+                gpr_number(r)
+            };
+            let base = place(base, R11);
+            let index =
+                place(index, R10).map(|r| (r, i.memory_index_scale().trailing_zeros() as u8));
+            let mem = Mem {
+                base,
+                index,
+                disp: disp as i32,
+                gs: false,
+            };
+            if short {
+                self.asm.lea32(R11, mem);
+            } else {
+                self.asm.lea(R11, mem);
+            }
+        }
+        let from = match i.memory_segment() {
+            Register::FS if segment => field::fs_base,
+            Register::GS if segment => field::gs_base,
+            _ => return,
+        };
+        self.asm.load(R10, from);
+        self.asm.lea(R11, Mem::sum(R11, R10));
+    }
+
+    /// A linear address of the page's surroundings into a register, from its distance to the page.
+    pub(super) fn linear(&mut self, register: u8, offset: u64) {
+        self.asm.load(register, field::page);
+        let mem = Mem::base(register, offset as i32);
+        if self.source.view.is_32bit() {
+            self.asm.lea32(register, mem);
+        } else {
+            self.asm.lea(register, mem);
+        }
+    }
+
+    fn emit_address(&mut self, address: &Address) {
+        match address {
+            Address::Operand(i) => self.address(i, true),
+            _ if self.source.view.is_32bit() => self.emit_address_32(address),
+            Address::Bits(i, bit) => {
+                self.address(i, true);
+                // Arithmetic shift without flags: SARX by a register that holds six.
+                self.asm.store(field::value, *bit);
+                self.asm.mov_imm(R10, 6);
+                // sarx r10, gs:[value], r10
+                self.asm.sarx_gs(R10, field::VALUE, R10);
+                let sum = Mem {
+                    base: Some(R11),
+                    index: Some((R10, 3)),
+                    disp: 0,
+                    gs: false,
+                };
+                self.asm.lea(R11, sum);
+            }
+            Address::Stack(register, disp) => self.asm.lea(R11, Mem::base(*register, *disp)),
+        }
+    }
+
+    /// Checks an access, unless its group was: afterwards [`Building::place`] is where it goes in
+    /// this process, and that is `[r10 + r11]` if it is in no group.
+    pub(super) fn check(&mut self, address: Address, access: Access, size: u8) {
+        self.at = self.grouped.unwrap_or(0);
+        if self.grouped.is_some() {
+            self.left_out = Some((address, access, size));
+            return;
+        }
+        let table = match access {
+            Access::Write => Area::write_table(self.source.view),
+            _ => Area::read_table(self.source.view),
+        };
+        let retry = self.asm.here();
+        self.emit_address(&address);
+        let site = self.access_site(access, size, retry);
+        if !self.live && self.t.switches.short_check {
+            let slow = self.compare(table, size.into());
+            self.slow.push(Slow {
+                holes: Holes::One(slow),
+                restore: Restore::Nothing,
+                site,
+                what: SlowPath::Miss(address, access),
+            });
+            return;
+        }
+        // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
+        self.asm.store(field::spill, RCX);
+        self.asm.pext_gs(R10, R11, field::TLB_MASK);
+        self.asm.lea(R10, Mem::sum(R10, R10));
+        self.asm.load(RCX, Mem::gs_index8(R10, table));
+        self.asm.lea(R11, Mem::sum(R11, RCX));
+        self.asm.lea(RCX, Mem::base(R11, i32::from(size) - 1));
+        self.asm.pext_gs(RCX, RCX, field::PAGE_MASK);
+        let hit = self.asm.jrcxz();
+        let slow = self.asm.jmp();
+        self.asm.bind(hit);
+        self.asm.load(RCX, field::spill);
+        self.asm.load(R10, Mem::gs_index8(R10, table + 8));
+        self.slow.push(Slow {
+            holes: Holes::One(slow),
+            restore: Restore::Rcx,
+            site,
+            what: SlowPath::Miss(address, access),
+        });
+    }
+
+    /// The short check of so many bytes at R11 by a table; where to go if it fails.
+    pub(super) fn compare(&mut self, table: i32, size: i32) -> Hole {
+        self.asm.rorx(R10, R11, 8);
+        self.asm.and_imm32(R10, TLB_INDEX);
+        self.asm.add_mem(R11, Mem::gs_base(R10, table));
+        self.asm.cmp_imm(R11, 4096 - size);
+        let slow = self.asm.jcc(7); // above
+        self.asm.load(R10, Mem::gs_base(R10, table + 8));
+        slow
+    }
+
+    /// Makes the slow paths, apart from the code that runs.
+    pub(super) fn slow_paths(&mut self) {
+        let buffer = take(&mut self.t.spare.output.cold);
+        let cold = Asm::with_buffer(self.source.cold, buffer);
+        let mut main = core::mem::replace(&mut self.asm, cold);
+        // First the exits that ask for links, where the block's list has them
+        // ([`crate::block::EXITS`]).
+        let mut slow = take(&mut self.slow);
+        let links = |slow: &&Slow| matches!(slow.what, SlowPath::Link);
+        let others = |slow: &&Slow| !matches!(slow.what, SlowPath::Link);
+        let ordered = slow.iter().filter(links).chain(slow.iter().filter(others));
+        // Ends that others may share.
+        let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
+        for slow in ordered {
+            if let SlowPath::Far(..) = slow.what {
+                self.place_far(slow.site);
+            }
+            for hole in slow.holes.all() {
+                main.bind_to(*hole, self.asm.here());
+            }
+            match slow.restore {
+                Restore::Nothing => {}
+                Restore::Rcx => self.asm.load(RCX, field::spill),
+                Restore::Flags => self.give_back(Restore::Flags),
+            }
+            let exit = match &slow.what {
+                SlowPath::Miss(address, access) => {
+                    self.emit_address(address);
+                    self.t.exits.miss(self.source.view, *access)
+                }
+                SlowPath::Interpret => self.t.exits.interpret,
+                SlowPath::Link => self.t.exits.link,
+                SlowPath::Return => self.t.exits.way(self.source.view, Way::Return),
+                SlowPath::Far(target, poll) => {
+                    self.linear(R11, *target);
+                    let way = if *poll {
+                        Way::Unlinked
+                    } else {
+                        Way::UnlinkedForward
+                    };
+                    self.t.exits.way(self.source.view, way)
+                }
+                SlowPath::Leave(target) => {
+                    self.linear(R11, *target);
+                    self.asm.jmp_to(self.t.exits.poll);
+                    continue;
+                }
+            };
+            self.asm.mov_imm(R10, slow.site.into());
+            let here = self.asm.here();
+            let known = ends.iter().flatten().find(|(to, _)| *to == exit);
+            match known {
+                Some((_, end)) if here - end < 126 => self.asm.jmp_back(*end),
+                _ => {
+                    ends.rotate_right(1);
+                    ends[0] = Some((exit, here));
+                    self.asm.jmp_to(exit);
+                }
+            }
+        }
+        slow.clear();
+        self.slow = slow;
+        self.cold = core::mem::replace(&mut self.asm, main).bytes;
+    }
+
+    /// The next slow path is where the jump of a far site leads before it is linked.
+    fn place_far(&mut self, site: u32) {
+        let unit = 1 << FAR_SHIFT;
+        let offset = self.asm.bytes.len().next_multiple_of(unit);
+        self.asm.bytes.resize(offset, 0xcc);
+        let word = &mut self.sites[(site - self.source.first_site) as usize];
+        let mut of = Site::unpack(*word);
+        if let Kind::Far { way, .. } = &mut of.kind {
+            *way = (offset >> FAR_SHIFT) as u16;
+        }
+        *word = of.pack();
+    }
+}
