@@ -35,8 +35,8 @@ pub fn branch_slot(rip: u64) -> usize {
     (rip >> BRANCH_SHIFT) as usize % BRANCH_ENTRIES
 }
 
-/// Pages of the kernel's half that an address space has for itself, remembered one by one.
-const LOCAL_PAGES: usize = 16;
+/// Pages in the shared tables that an address space has for itself, remembered one by one.
+const LOCAL_PAGES: usize = 32;
 
 /// What a linear address that must not be used has on top: no page of 32-bit code is there.
 pub const BARRED: u64 = 1 << 40;
@@ -144,6 +144,15 @@ impl View {
             (true, true) => View::KernelUser32,
         }
     }
+    /// True if the view's data tables are the same memory in all areas of a processor: they are
+    /// the kernel's, whose global pages are in every address space.
+    pub fn shares_data(self) -> bool {
+        matches!(self, View::Kernel | View::Kernel32)
+    }
+    /// True if its branch tables are.
+    pub fn shares_code(self) -> bool {
+        !self.is_user()
+    }
     /// True if `linear` is in the half of the address space that kernels take for themselves.
     fn is_upper(self, linear: u64) -> bool {
         let top = if self.is_32bit() { 31 } else { 63 };
@@ -154,14 +163,31 @@ impl View {
 /// One view's tables.
 #[repr(C)]
 pub struct Tables {
+    /// For its data.
+    pub data: DataTables,
+    /// For its code.
+    pub code: CodeTables,
+}
+
+/// The software TLBs of a view. In pages of their own, as [`CodeTables`] are: some are the same
+/// memory in all areas of a processor ([`crate::areas`]).
+#[repr(C, align(4096))]
+pub struct DataTables {
     /// Pages that may be read.
     pub read: [TlbEntry; TLB_ENTRIES],
     /// Pages that may be written and hold no code.
     pub write: [TlbEntry; TLB_ENTRIES],
+    /// What of each may hold something, now or after a move to a page's other place.
+    marks: [Marks<{ TLB_ENTRIES / 64 }>; 2],
+}
+
+/// Where a view's branches lead.
+#[repr(C, align(4096))]
+pub struct CodeTables {
     /// Indirect branch targets.
     pub branch: [BranchEntry; BRANCH_ENTRIES],
     /// Pages whose code may be executed: where a branch goes that its table does not know.
-    pub code: [CodePage; CODE_PAGE_ENTRIES],
+    pub pages: [CodePage; CODE_PAGE_ENTRIES],
     /// The same in one word, for the guard of a link to another page: the number of the key
     /// ([`crate::targets::Targets::number`]) less the linear page address. Both are told apart by
     /// the bits below the 22 that choose the entry, so no other pair has the same difference.
@@ -170,18 +196,16 @@ pub struct Tables {
     pub returns: [u64; CALLS + 1],
     /// Where each of them is in the code cache: code that expects the RIP in R11.
     pub stubs: [u64; CALLS + 1],
-    /// What of each may hold something, now or after a move to a page's other place; of branches by [`BRANCH_GROUP`] entries.
-    marks: [Marks<{ TLB_ENTRIES / 64 }>; 2],
-    code_marks: Marks<{ CODE_PAGE_ENTRIES / 64 }>,
+    /// What may hold something; of branches by [`BRANCH_GROUP`] entries.
+    page_marks: Marks<{ CODE_PAGE_ENTRIES / 64 }>,
     branch_marks: Flags<{ BRANCH_ENTRIES / BRANCH_GROUP / 8 }>,
 }
 
 /// Entries of a branch table that are marked together.
 pub const BRANCH_GROUP: usize = 8;
 
-/// See the module. No stricter alignment than the allocator's own: such an allocation would be
-/// zeroed by writing all of it.
-#[repr(C, align(16))]
+/// See the module. Made by [`crate::areas`].
+#[repr(C)]
 pub struct Area {
     /// Guest general registers; valid outside translated code, and R10 and R11 always.
     pub gpr: [u64; 16],
@@ -324,16 +348,20 @@ pub struct Area {
     pub control: u64,
     /// The privilege level plus one for which each view's branch table was filled; 0: none.
     pub levels: [u64; VIEWS],
-    /// Pages of the kernel's half in the tables that are not global.
-    pub local: [u64; LOCAL_PAGES],
+    /// Pages in the shared data tables that are this address space's own.
+    local: [u64; LOCAL_PAGES],
     /// How many of `local` are used; more than there are places: too many.
-    pub locals: usize,
-    /// The tables of 32-bit views are good for use.
-    pub narrow: bool,
-    /// Views whose data tables hold something, one bit each.
-    pub data_used: u32,
-    /// Views whose branch tables hold something.
-    pub branches_used: u32,
+    locals: usize,
+    /// The shared branch tables lead to code that is this address space's own.
+    local_code: bool,
+    /// Views whose data tables are good for use, one bit each.
+    data_ready: u32,
+    /// Views whose branch tables are.
+    code_ready: u32,
+    /// Views whose data tables hold something.
+    data_used: u32,
+    /// Views whose branch tables do.
+    branches_used: u32,
     /// Guest YMM0–YMM15, valid outside translated code.
     pub vector: [[u64; 4]; 16],
     /// One set of tables per view.
@@ -341,32 +369,29 @@ pub struct Area {
 }
 
 impl Area {
+    /// Displacement of a view's tables.
+    const fn tables(view: View) -> usize {
+        offset_of!(Area, tables) + view as usize * size_of::<Tables>()
+    }
     /// Displacement of the read table of a view.
     pub const fn read_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, read))
-            as i32
+        (Self::tables(view) + offset_of!(Tables, data.read)) as i32
     }
     /// Displacement of the write table of a view.
     pub const fn write_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, write))
-            as i32
+        (Self::tables(view) + offset_of!(Tables, data.write)) as i32
     }
     /// Displacement of the branch table of a view.
     pub const fn branch_table(view: View) -> i32 {
-        (offset_of!(Area, tables)
-            + view as usize * size_of::<Tables>()
-            + offset_of!(Tables, branch)) as i32
+        (Self::tables(view) + offset_of!(Tables, code.branch)) as i32
     }
     /// Displacement of the marks of a view's branch table, a byte for [`BRANCH_GROUP`] entries.
     pub const fn branch_marks(view: View) -> i32 {
-        (offset_of!(Area, tables)
-            + view as usize * size_of::<Tables>()
-            + offset_of!(Tables, branch_marks)) as i32
+        (Self::tables(view) + offset_of!(Tables, code.branch_marks)) as i32
     }
     /// Displacement of the table of code pages of a view.
     pub const fn code_table(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, code))
-            as i32
+        (Self::tables(view) + offset_of!(Tables, code.pages)) as i32
     }
     /// Displacement of the last call's place of a view.
     pub const fn calls(view: View) -> i32 {
@@ -374,20 +399,15 @@ impl Area {
     }
     /// Displacement of the return addresses of a view.
     pub const fn returns(view: View) -> i32 {
-        (offset_of!(Area, tables)
-            + view as usize * size_of::<Tables>()
-            + offset_of!(Tables, returns)) as i32
+        (Self::tables(view) + offset_of!(Tables, code.returns)) as i32
     }
     /// Displacement of where they are in the code cache.
     pub const fn stubs(view: View) -> i32 {
-        (offset_of!(Area, tables) + view as usize * size_of::<Tables>() + offset_of!(Tables, stubs))
-            as i32
+        (Self::tables(view) + offset_of!(Tables, code.stubs)) as i32
     }
     /// Displacement of the guards of a view.
     pub const fn guard_table(view: View) -> i32 {
-        (offset_of!(Area, tables)
-            + view as usize * size_of::<Tables>()
-            + offset_of!(Tables, guards)) as i32
+        (Self::tables(view) + offset_of!(Tables, code.guards)) as i32
     }
     /// Displacement of a general register's home.
     pub const fn home(n: u8) -> i32 {
@@ -396,29 +416,43 @@ impl Area {
 
     /// Empties all tables.
     pub fn flush(&mut self) {
-        for (n, tables) in self.tables.iter_mut().enumerate() {
-            if self.data_used & 1 << n != 0 {
-                tables.flush_data();
-            }
-        }
-        self.data_used = 0;
-        self.locals = 0;
-        self.flush_branches();
+        self.flush_where(|_| true, |_| true);
+    }
+
+    /// Empties those that are not the same in all areas of a processor.
+    pub fn flush_own(&mut self) {
+        self.flush_where(|view| !view.shares_data(), |view| !view.shares_code());
+    }
+
+    /// Empties those that are.
+    pub fn flush_shared(&mut self) {
+        self.flush_where(View::shares_data, View::shares_code);
     }
 
     /// Empties the branch tables.
     pub fn flush_branches(&mut self) {
-        for (n, tables) in self.tables.iter_mut().enumerate() {
-            if self.branches_used & 1 << n != 0 {
-                tables.flush_branches();
-            }
-        }
-        self.flush_calls();
-        self.branches_used = 0;
+        self.flush_where(|_| false, |_| true);
     }
 
-    /// Forgets the calls: every return finds its block by the branch table. What is remembered of
-    /// them is written anew before it is looked at.
+    fn flush_where(&mut self, data: fn(View) -> bool, code: fn(View) -> bool) {
+        for view in View::ALL {
+            let (tables, bit) = (&mut self.tables[view as usize], 1 << view as u32);
+            if data(view) && self.data_used & bit != 0 {
+                tables.data.flush();
+                self.data_used &= !bit;
+            }
+            if code(view) {
+                if self.branches_used & bit != 0 {
+                    tables.code.flush();
+                    self.branches_used &= !bit;
+                }
+                // What is remembered of calls is written anew before it is looked at.
+                self.calls[view as usize] = 0;
+            }
+        }
+    }
+
+    /// Forgets the calls: every return finds its block by the branch table.
     pub fn flush_calls(&mut self) {
         self.calls = [0; VIEWS];
     }
@@ -427,16 +461,18 @@ impl Area {
     pub fn flush_writes(&mut self) {
         for (n, tables) in self.tables.iter_mut().enumerate() {
             if self.data_used & 1 << n != 0 {
-                tables.flush_writes();
+                tables.data.flush_writes();
             }
         }
     }
 
-    /// Notes that a view's tables hold something of a page; `global`: it is in every address space.
-    pub fn note(&mut self, view: View, linear: u64, global: bool) {
+    /// Notes that a view's data tables hold something of a page; `global`: it is in every address
+    /// space.
+    pub fn note_data(&mut self, view: View, linear: u64, global: bool) {
+        self.data_used |= 1 << view as u32;
         let page = linear >> 12;
         let known = &self.local[..self.locals.min(LOCAL_PAGES)];
-        if view.is_upper(linear) && !global && !known.contains(&page) {
+        if view.shares_data() && !(global && view.is_upper(linear)) && !known.contains(&page) {
             if let Some(place) = self.local.get_mut(self.locals) {
                 *place = page;
             }
@@ -444,99 +480,90 @@ impl Area {
         }
     }
 
-    /// Takes over what holds in every address space from another one's tables: the global pages
-    /// of the kernel's half, and its blocks there.
-    pub fn inherit(&mut self, from: &Area) {
-        if from.locals > LOCAL_PAGES {
-            return;
-        }
-        self.levels = [0; VIEWS];
-        for view in [View::Kernel, View::Kernel32] {
-            if (from.data_used | from.branches_used) & 1 << view as u32 != 0 {
-                self.inherit_view(from, view);
-            }
-        }
-        self.control = from.control;
+    /// The same of its branch tables.
+    pub fn note_code(&mut self, view: View, linear: u64, global: bool) {
+        self.branches_used |= 1 << view as u32;
+        self.local_code |= view.shares_code() && !(global && view.is_upper(linear));
     }
 
-    fn inherit_view(&mut self, from: &Area, view: View) {
-        if view.is_32bit() {
-            self.prepare_narrow();
-        }
-        let local = &from.local[..from.locals];
-        let n = view as usize;
-        let (to, kernel) = (&mut self.tables[n], &from.tables[n]);
-        let inherited = |negated: u64, host: u64| {
-            let linear = negated.wrapping_neg();
-            view.is_upper(linear) && host != 0 && !local.contains(&(linear >> 12))
-        };
-        let theirs = [&kernel.read, &kernel.write];
-        for (n, table) in [&mut to.read, &mut to.write].into_iter().enumerate() {
-            let marks = &mut to.marks[n];
-            kernel.marks[n].each(|slot| {
-                let entry = theirs[n][slot];
-                if inherited(entry.negated_page, entry.host) {
-                    table[slot] = entry;
-                    let linear = entry.negated_page.wrapping_neg();
-                    marks.set(tlb_slot(linear));
-                    marks.set(other_tlb_slot(linear));
+    /// Takes what another address space must not find out of the shared tables.
+    pub fn drop_local(&mut self) {
+        if self.locals > LOCAL_PAGES {
+            self.flush_where(View::shares_data, |_| false);
+        } else {
+            for page in &self.local[..self.locals] {
+                for view in View::ALL.into_iter().filter(|view| view.shares_data()) {
+                    self.tables[view as usize].data.drop_page(page << 12);
                 }
-            });
-        }
-        kernel.code_marks.each(|slot| {
-            let entry = kernel.code[slot];
-            if inherited(entry.negated_page, !0) {
-                to.code[slot] = entry;
-                to.guards[slot] = kernel.guards[slot];
-                to.code_marks.set(slot);
             }
-        });
-        self.data_used |= 1 << n;
-        self.branches_used |= 1 << n;
-        self.levels[n] = from.levels[n];
+        }
+        self.locals = 0;
+        if std::mem::take(&mut self.local_code) {
+            self.flush_where(|_| false, View::shares_code);
+        }
     }
 
-    /// A zeroed area with empty tables of 64-bit views, for a processor with its pins and its table of
-    /// blocks at these addresses. `no_stub`: where a return goes, in each view, if it is to the last
-    /// byte of all and no call is known.
-    pub fn new(pins: u64, targets: u64, no_stub: [u64; VIEWS]) -> Box<Area> {
-        // SAFETY: every field is an integer or an array of integers: zero is a value of each. It
-        // is allocated zeroed because a megabyte does not belong on the stack.
-        let mut area = unsafe { Box::<Area>::new_zeroed().assume_init() };
-        area.pins = pins;
-        area.targets = targets;
-        area.hash = crate::targets::HASH;
-        area.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
-        area.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
-        area.code_mask = (CODE_PAGE_ENTRIES as u64 - 1) << 12;
-        area.page_mask = !0xfff;
-        area.bit_mask = 63;
-        area.host_flags = crate::vcpu::HOST_FLAGS;
-        area.no_stub = no_stub;
+    /// Takes over from the area used until now what belongs to the processor, and what there is to
+    /// know of the shared tables.
+    pub fn follow(&mut self, last: &Area) {
+        if self.control != last.control {
+            self.flush_where(|_| false, |view| !view.shares_code());
+            self.levels = [0; VIEWS];
+            self.control = last.control;
+        }
         for view in View::ALL {
-            if !view.is_32bit() {
-                area.empty(view);
+            let (n, bit) = (view as usize, 1 << view as u32);
+            let take = |to: &mut u32, from: u32| *to = *to & !bit | from & bit;
+            if view.shares_data() {
+                take(&mut self.data_used, last.data_used);
+                take(&mut self.data_ready, last.data_ready);
+            }
+            if view.shares_code() {
+                take(&mut self.branches_used, last.branches_used);
+                take(&mut self.code_ready, last.code_ready);
+                (self.levels[n], self.calls[n]) = (last.levels[n], last.calls[n]);
             }
         }
-        area
+        self.pins = last.pins;
+        self.pass_mask = last.pass_mask;
+        (self.tsc_base, self.tsc_factor) = (last.tsc_base, last.tsc_factor);
+        self.vector = last.vector;
+        self.mxcsr = last.mxcsr;
     }
 
-    fn empty(&mut self, view: View) {
-        let tables = &mut self.tables[view as usize];
-        tables.fill();
-        tables.stubs[0] = self.no_stub[view as usize];
+    /// Sets what does not change in an area of zeroes, for a processor with its pins and its table
+    /// of blocks at these addresses. `no_stub`: where a return goes, in each view, if it is to the
+    /// last byte of all and no call is known.
+    pub fn begin(&mut self, pins: u64, targets: u64, no_stub: [u64; VIEWS]) {
+        self.pins = pins;
+        self.targets = targets;
+        self.hash = crate::targets::HASH;
+        self.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;
+        self.branch_mask = (BRANCH_ENTRIES as u64 - 1) << BRANCH_SHIFT;
+        self.code_mask = (CODE_PAGE_ENTRIES as u64 - 1) << 12;
+        self.page_mask = !0xfff;
+        self.bit_mask = 63;
+        self.host_flags = crate::vcpu::HOST_FLAGS;
+        self.no_stub = no_stub;
     }
 
-    /// Makes the tables of 32-bit views good for use: to be called before code is looked for in
-    /// one of them. In most address spaces that never happens, and what nobody has touched costs
-    /// no memory.
-    pub fn prepare_narrow(&mut self) {
-        if !std::mem::replace(&mut self.narrow, true) {
-            for view in View::ALL {
-                if view.is_32bit() {
-                    self.empty(view);
-                }
+    /// Makes the tables of the views of one code size good for use, which have been zeroes so far:
+    /// to be called before code is looked for in one of them. In most address spaces that never
+    /// happens for 32-bit code, and what nobody has touched costs no memory.
+    pub fn prepare(&mut self, narrow: bool) {
+        for view in View::ALL {
+            let (n, bit) = (view as usize, 1 << view as u32);
+            if view.is_32bit() != narrow {
+                continue;
             }
+            if self.data_ready & bit == 0 {
+                self.tables[n].data.fill();
+            }
+            if self.code_ready & bit == 0 {
+                self.tables[n].code.fill(self.no_stub[n]);
+            }
+            self.data_ready |= bit;
+            self.code_ready |= bit;
         }
     }
 }
@@ -575,17 +602,14 @@ fn no_code(slot: usize) -> CodePage {
     }
 }
 
-impl Tables {
+impl DataTables {
     /// Makes zeroes empty tables.
     fn fill(&mut self) {
         self.read.fill(TlbEntry::NONE);
         self.write.fill(TlbEntry::NONE);
-        self.branch[0] = no_branch(0);
-        self.code[0] = no_code(0);
     }
 
-    /// Enters a page in the first place of a data table; what was there moves to its own second
-    /// one.
+    /// Enters a page in its first place; what was there moves to its own second one.
     pub fn enter_page(&mut self, access: Access, entry: TlbEntry) {
         let (n, table) = match access {
             Access::Write => (1, &mut self.write),
@@ -603,31 +627,8 @@ impl Tables {
         self.marks[n].set(other_tlb_slot(linear));
     }
 
-    /// Enters a target in the branch table.
-    pub fn enter_branch(&mut self, rip: u64, host: u64) {
-        let slot = branch_slot(rip);
-        self.branch[slot] = BranchEntry::new(rip, host);
-        self.branch_marks.set(slot / BRANCH_GROUP);
-    }
-
-    /// Enters a page of code, with the key of its first byte and the number of that for guards, if
-    /// it has one.
-    pub fn enter_code(&mut self, linear: u64, key: u64, number: Option<u64>) {
-        let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
-        let negated_page = (linear & !0xfff).wrapping_neg();
-        self.code[slot] = CodePage { negated_page, key };
-        self.guards[slot] = number.map_or(NO_GUARD, |number| number.wrapping_add(negated_page));
-        self.code_marks.set(slot);
-    }
-
-    /// True if a page of code is known with this key.
-    pub fn knows_code(&self, linear: u64, key: u64) -> bool {
-        let entry = &self.code[(linear >> 12) as usize % CODE_PAGE_ENTRIES];
-        entry.negated_page == (linear & !0xfff).wrapping_neg() && entry.key == key
-    }
-
-    /// Empties the data tables.
-    pub fn flush_data(&mut self) {
+    /// Empties the tables.
+    fn flush(&mut self) {
         let read = &mut self.read;
         self.marks[0].take(|slot| read[slot] = TlbEntry::NONE);
         self.flush_writes();
@@ -639,30 +640,7 @@ impl Tables {
         self.marks[1].take(|slot| write[slot] = TlbEntry::NONE);
     }
 
-    /// Empties the branch table and that of code pages.
-    pub fn flush_branches(&mut self) {
-        let (branch, code) = (&mut self.branch, &mut self.code);
-        self.branch_marks.take(|group| {
-            let first = group * BRANCH_GROUP;
-            for (n, entry) in branch[first..][..BRANCH_GROUP].iter_mut().enumerate() {
-                *entry = no_branch(first + n);
-            }
-        });
-        let guards = &mut self.guards;
-        self.code_marks.take(|slot| {
-            code[slot] = no_code(slot);
-            guards[slot] = NO_GUARD;
-        });
-    }
-
-    /// Forgets where the code of one page is.
-    pub fn drop_code(&mut self, linear: u64) {
-        let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
-        self.code[slot].negated_page = (((slot as u64) ^ 1) << 12).wrapping_neg();
-        self.guards[slot] = NO_GUARD;
-    }
-
-    /// Drops one page from the data tables.
+    /// Drops one page.
     pub fn drop_page(&mut self, linear: u64) {
         let page = (linear & !0xfff).wrapping_neg();
         for table in [&mut self.read, &mut self.write] {
@@ -675,48 +653,50 @@ impl Tables {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl CodeTables {
+    /// Makes zeroes empty tables. `no_stub`: where a return goes while no call is known.
+    fn fill(&mut self, no_stub: u64) {
+        self.branch[0] = no_branch(0);
+        self.pages[0] = no_code(0);
+        self.stubs[0] = no_stub;
+    }
 
-    #[test]
-    fn an_emptied_area_holds_nothing_that_was_inherited_and_has_moved_to_its_other_place() {
-        let entry = |linear: u64| TlbEntry {
-            negated_page: linear.wrapping_neg(),
-            host: 0x1000,
-        };
-        let page = 0xffff_8000_0012_3000;
-        let rival = page ^ (TLB_ENTRIES as u64) << 12;
-        assert_eq!(tlb_slot(page), tlb_slot(rival));
-        let (mut from, mut to) = (Area::new(0, 0, [0; VIEWS]), Area::new(0, 0, [0; VIEWS]));
-        for access in [Access::Read, Access::Write] {
-            from.tables[0].enter_page(access, entry(page));
-        }
-        from.tables[0].enter_code(page, 0x5000, Some(0x40));
-        from.tables[0].enter_branch(page + 8, 0x6000);
-        (from.data_used, from.branches_used) = (1, 1);
-        to.inherit(&from);
-        let holds = |table: &[TlbEntry; TLB_ENTRIES]| {
-            table
-                .iter()
-                .filter(|e| e.host != TlbEntry::NONE.host)
-                .count()
-        };
-        for access in [Access::Read, Access::Write] {
-            to.tables[0].enter_page(access, entry(rival));
-        }
-        let moved = to.tables[0].read[other_tlb_slot(page)];
-        assert_eq!(moved.negated_page, entry(page).negated_page);
-        assert_eq!(holds(&to.tables[0].write), 2);
-        let slot = (page >> 12) as usize % CODE_PAGE_ENTRIES;
-        assert_eq!(to.tables[0].code[slot].key, 0x5000);
-        assert_eq!(to.tables[0].guards[slot].wrapping_add(page), 0x40);
-        for area in [&mut from, &mut to] {
-            area.flush();
-            let tables = &area.tables[0];
-            assert_eq!((holds(&tables.read), holds(&tables.write)), (0, 0));
-            assert_eq!((tables.code[slot].key, tables.guards[slot]), (0, NO_GUARD));
-            assert!(tables.branch.iter().all(|b| b.host == 0));
-        }
+    /// Enters a target in the branch table.
+    pub fn enter_branch(&mut self, rip: u64, host: u64) {
+        let slot = branch_slot(rip);
+        self.branch[slot] = BranchEntry::new(rip, host);
+        self.branch_marks.set(slot / BRANCH_GROUP);
+    }
+
+    /// Enters a page of code, with the key of its first byte and the number of that for guards, if
+    /// it has one.
+    pub fn enter_page(&mut self, linear: u64, key: u64, number: Option<u64>) {
+        let slot = (linear >> 12) as usize % CODE_PAGE_ENTRIES;
+        let negated_page = (linear & !0xfff).wrapping_neg();
+        self.pages[slot] = CodePage { negated_page, key };
+        self.guards[slot] = number.map_or(NO_GUARD, |number| number.wrapping_add(negated_page));
+        self.page_marks.set(slot);
+    }
+
+    /// True if a page of code is known with this key.
+    pub fn knows_page(&self, linear: u64, key: u64) -> bool {
+        let entry = &self.pages[(linear >> 12) as usize % CODE_PAGE_ENTRIES];
+        entry.negated_page == (linear & !0xfff).wrapping_neg() && entry.key == key
+    }
+
+    /// Empties the branch table and that of code pages.
+    fn flush(&mut self) {
+        let (branch, pages) = (&mut self.branch, &mut self.pages);
+        self.branch_marks.take(|group| {
+            let first = group * BRANCH_GROUP;
+            for (n, entry) in branch[first..][..BRANCH_GROUP].iter_mut().enumerate() {
+                *entry = no_branch(first + n);
+            }
+        });
+        let guards = &mut self.guards;
+        self.page_marks.take(|slot| {
+            pages[slot] = no_code(slot);
+            guards[slot] = NO_GUARD;
+        });
     }
 }

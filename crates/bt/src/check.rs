@@ -140,7 +140,7 @@ impl Check {
 impl BtVcpu {
     /// Switches the checked mode on.
     pub(crate) fn check(&mut self) {
-        // Areas of other address spaces are made after this one.
+        // Those of other address spaces follow this one.
         self.area.pins = RAISED.as_ptr() as u64;
         // All ways out of a block must see them.
         self.translator.switches.forward = false;
@@ -175,10 +175,10 @@ impl BtVcpu {
         let cpu = self.interp.cpu();
         let (rip, view) = (cpu.s.rip, view(cpu));
         let tables = &self.area.tables[view as usize];
-        let entry = tables.branch[branch_slot(rip)];
+        let entry = tables.code.branch[branch_slot(rip)];
         let known = entry.negated_rip.wrapping_add(rip) == 0 && entry.host != 0;
         let offset = entry.host.wrapping_sub(self.cache.range().0) as u32;
-        let page = tables.code[(rip >> 12) as usize % CODE_PAGE_ENTRIES];
+        let page = tables.code.pages[(rip >> 12) as usize % CODE_PAGE_ENTRIES];
         let into = page.negated_page.wrapping_add(rip);
         let key = (into < PAGE_SIZE).then(|| page.key.wrapping_add(into));
         [
@@ -991,7 +991,7 @@ mod tests {
         };
         // Flushes come with the new state; the entry after them.
         rig.vcpu.keep_up();
-        rig.vcpu.area.tables[View::Kernel as usize].write[slot] = planted;
+        rig.vcpu.area.tables[View::Kernel as usize].data.write[slot] = planted;
         rig.caught(&["it differs", "memory at 0x9000"]);
     }
 
@@ -1027,7 +1027,7 @@ mod tests {
         rig.vcpu.keep_up();
         // What was translated last, promised for the start.
         let wrong = rig.vcpu.host_of(rig.vcpu.blocks.next() - 1);
-        let table = &mut rig.vcpu.area.tables[View::Kernel as usize].branch;
+        let table = &mut rig.vcpu.area.tables[View::Kernel as usize].code.branch;
         table[branch_slot(CODE)] = BranchEntry::new(CODE, wrong);
         rig.caught(&["branch table"]);
     }

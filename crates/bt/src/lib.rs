@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod area;
+mod areas;
 mod block;
 mod blocks;
 mod cache;

@@ -72,8 +72,8 @@ switches! {
     regions = "regions";
     /// fills the software TLB without taking the state over
     refill = "refill";
-    /// takes the kernel's global pages over into the tables of a new address space
-    inherit = "inherit";
+    /// keeps what the kernel's tables hold of global pages from one address space to the next
+    share = "share";
 }
 
 impl Switches {
@@ -109,7 +109,7 @@ mod tests {
         }
         let error = Switches::without("chain,warp").unwrap_err();
         assert!(
-            error.contains("\"warp\"") && error.contains("inherit"),
+            error.contains("\"warp\"") && error.contains("share"),
             "{error}"
         );
     }

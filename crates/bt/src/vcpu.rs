@@ -6,7 +6,8 @@ mod blocks;
 mod run;
 mod spaces;
 
-use crate::area::{Area, BARRED, View};
+use crate::area::{BARRED, View};
+use crate::areas::OwnedArea;
 use crate::block::Site;
 use crate::blocks::Blocks;
 use crate::cache::{self, CodeCache};
@@ -70,6 +71,12 @@ const SPACES: usize = 6;
 /// Single-page flushes remembered one by one, for the address spaces that were away.
 const RECENT: usize = 64;
 
+/// Large pages are looked for in regions as an entry of the uppermost table maps, so that those of
+/// a kernel's map of all memory say nothing of what it maps elsewhere.
+fn large_region(linear: u64) -> u64 {
+    linear >> 39
+}
+
 /// One processor that runs by translation.
 pub struct BtVcpu {
     pub(crate) interp: InterpVcpu,
@@ -78,14 +85,17 @@ pub struct BtVcpu {
     peers: Arc<Peers>,
     me: Arc<Peer>,
     /// Of the current address space.
-    pub(crate) area: Box<Area>,
-    /// Of those used before it, the latest last.
-    spare: Vec<Box<Area>>,
-    /// Where large pages are of which software TLBs hold parts: first and last byte, for either
-    /// half of the address space.
-    large: [Option<(u64, u64)>; 2],
+    pub(crate) area: OwnedArea,
+    /// Those of others, the one used last at the end; at the beginning, perhaps, some that nobody
+    /// has used.
+    spare: Vec<OwnedArea>,
+    /// Where large pages are of which software TLBs hold parts: first and last byte, by
+    /// [`large_region`].
+    large: Map<u64, (u64, u64)>,
     /// Flushes up to this number are not in `recent`.
     forgotten: u64,
+    /// Single-page flushes that the shared tables have seen.
+    shared_seen: u64,
     /// The last pages that INVLPG dropped, by their number.
     recent: [u64; RECENT],
     /// The pages translated from last.
@@ -198,8 +208,13 @@ impl BtVcpu {
         switches.save_state &= has_xsavec();
         let targets = Targets::new();
         let blocks = Blocks::new(cache.region_size());
-        let mut area = Area::new(pins, targets.address(), exits.no_stub());
+        let mut area = OwnedArea::first(pins, targets.address(), exits.no_stub())?;
         area.pass_mask = if options.switches.warm { WARM - 1 } else { 0 };
+        // With one other the tables are exchanged, as the guest goes to and fro, but never kept.
+        let spaces = if switches.spaces { SPACES } else { 2 };
+        let spare = (1..spaces)
+            .map(|_| area.another())
+            .collect::<Result<_, _>>()?;
         Ok(BtVcpu {
             interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
@@ -208,9 +223,10 @@ impl BtVcpu {
             peers,
             me,
             area,
-            spare: Vec::new(),
-            large: [None; 2],
+            spare,
+            large: Map::default(),
             forgotten: 0,
+            shared_seen: 0,
             recent: [0; RECENT],
             copies: CodeCopies::default(),
             code_pages: Set::default(),

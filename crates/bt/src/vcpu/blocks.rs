@@ -198,7 +198,7 @@ impl BtVcpu {
         // Which blocks fit depends on the mode; when it changes, the tables of all views go.
         let area = &mut *self.area;
         if view.is_32bit() {
-            area.prepare_narrow();
+            area.prepare(true);
         }
         let control = control(mode);
         let level = u64::from(x_cpl) + 1;
@@ -209,27 +209,26 @@ impl BtVcpu {
             area.flush_branches();
         }
         area.levels[view as usize] = level;
-        let tables = &mut area.tables[view as usize];
-        area.branches_used |= 1 << view as u32;
         if let Some(key) = next_key {
             // The block looks for it.
-            if !tables.knows_code(next, key) {
-                tables.enter_code(next, key, self.targets.number(key));
+            area.note_code(view, next, next_global);
+            let code = &mut area.tables[view as usize].code;
+            if !code.knows_page(next, key) {
+                code.enter_page(next, key, self.targets.number(key));
             }
             self.code_pages.insert(next >> 12);
-            area.note(view, next, next_global);
         }
         if !self.switches.indirect {
             return Some(number);
         }
-        let tables = &mut area.tables[view as usize];
-        tables.enter_branch(linear, host);
+        area.note_code(view, linear, global);
+        let code = &mut area.tables[view as usize].code;
+        code.enter_branch(linear, host);
         let page = target & !0xfff;
-        if !tables.knows_code(linear, page) {
-            tables.enter_code(linear, page, self.targets.number(page));
+        if !code.knows_page(linear, page) {
+            code.enter_page(linear, page, self.targets.number(page));
         }
         self.targets.insert(target, host);
-        area.note(view, linear, global);
         self.code_pages.insert(linear >> 12);
         Some(number)
     }

@@ -2,7 +2,8 @@
 //! TLB's misses.
 
 use super::{
-    BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
+    BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, large_region, mode,
+    user_selectors, view,
 };
 use crate::area::TlbEntry;
 use crate::block::Kind;
@@ -415,14 +416,14 @@ impl BtVcpu {
             host,
         };
         let tables = &mut self.area.tables[view as usize];
-        tables.enter_page(access, entry);
-        self.area.data_used |= 1 << view as u32;
-        self.area.note(view, linear, found.global);
+        tables.data.enter_page(access, entry);
+        self.area.note_data(view, linear, found.global);
         if found.size > 0x1000 {
             let from = linear & !(found.size - 1);
             let to = from + (found.size - 1);
-            let half = &mut self.large[(linear >> 63) as usize];
-            *half = Some(half.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
+            let region = self.large.entry(large_region(linear));
+            let (first, last) = region.or_insert((from, to));
+            (*first, *last) = ((*first).min(from), (*last).max(to));
         }
         self.stats.fills += 1;
         true

@@ -1,8 +1,9 @@
 //! The tables kept for each address space: which fit now, and what the guest's flushes, code
 //! writes and new code pages take from them.
 
-use super::{BtVcpu, RECENT, SPACES};
-use crate::area::Area;
+use super::{BtVcpu, RECENT, large_region};
+use crate::area::View;
+use crate::areas::OwnedArea;
 use crate::signal;
 use std::sync::atomic::Ordering;
 use x86::mmu::History;
@@ -42,36 +43,22 @@ impl BtVcpu {
 
     /// The guest changed its address space: goes on with the tables kept for it, or empty ones.
     pub(super) fn enter_space(&mut self, history: &History) {
-        let space = history.space;
-        // With one other the tables are exchanged, as the guest goes to and fro, but never kept.
-        let spaces = if self.switches.spaces { SPACES } else { 2 };
-        let found = self
-            .spare
-            .iter()
-            .position(|a| self.switches.spaces && a.space == space);
-        let mut next = match found {
-            Some(n) => self.spare.remove(n),
-            None if self.spare.len() + 1 < spaces => {
-                let area = &*self.area;
-                Area::new(area.pins, area.targets, area.no_stub)
-            }
-            None => {
-                let mut oldest = self.spare.remove(0);
-                oldest.flush();
-                oldest
-            }
-        };
-        if found.is_none() {
-            next.space = space;
-            next.pages_seen = self.area.pages_seen;
-            if self.switches.inherit && history.globals == self.history.globals {
-                next.inherit(&self.area);
-            }
+        let kept = |a: &OwnedArea| self.switches.spaces && a.space == history.space;
+        let found = self.spare.iter().position(kept);
+        // If there is none the one that was left first.
+        let mut next = self.spare.remove(found.unwrap_or(0));
+        if self.switches.share && history.globals == self.history.globals {
+            self.area.drop_local();
+        } else {
+            self.area.flush_shared();
         }
-        (next.tsc_base, next.tsc_factor) = (self.area.tsc_base, self.area.tsc_factor);
-        next.pass_mask = self.area.pass_mask;
-        next.vector = self.area.vector;
-        next.mxcsr = self.area.mxcsr;
+        next.follow(&self.area);
+        if found.is_none() {
+            next.flush_own();
+            next.prepare(false);
+            next.space = history.space;
+            next.pages_seen = self.area.pages_seen;
+        }
         signal::set_gs(std::ptr::from_ref(&*next) as u64);
         self.spare.push(std::mem::replace(&mut self.area, next));
     }
@@ -79,29 +66,42 @@ impl BtVcpu {
     /// INVLPG: drops the pages that the current tables have not seen dropped yet, or everything
     /// where that is not known to be enough.
     pub(super) fn drop_pages(&mut self, history: &History) {
-        let missed = history.pages - self.area.pages_seen;
-        let pages = (self.area.pages_seen + 1..=history.pages)
-            .map(|n| self.recent[n as usize % RECENT])
-            .take(RECENT);
-        let known = missed <= RECENT as u64 && self.area.pages_seen >= self.forgotten;
-        let large = |page: u64| {
-            self.large[(page >> 63) as usize].is_some_and(|(from, to)| page >= from && page <= to)
-        };
-        if !known || pages.clone().any(large) {
-            self.area.flush();
-        } else {
-            let mut code = false;
-            for page in pages {
-                for tables in &mut self.area.tables {
-                    tables.drop_page(page);
-                }
-                code |= self.code_pages.contains(&(page >> 12));
-            }
-            if code {
-                self.area.flush_branches();
-            }
+        let (own, shared) = (self.area.pages_seen, self.shared_seen);
+        if self.drops_all(own, history) {
+            self.area.flush_own();
         }
-        self.area.pages_seen = history.pages;
+        if self.drops_all(shared, history) {
+            self.area.flush_shared();
+        }
+        let mut code = false;
+        let known = self
+            .forgotten
+            .max(history.pages.saturating_sub(RECENT as u64));
+        for n in own.min(shared).max(known) + 1..=history.pages {
+            let page = self.recent[n as usize % RECENT];
+            for view in View::ALL {
+                if n > if view.shares_data() { shared } else { own } {
+                    self.area.tables[view as usize].data.drop_page(page);
+                }
+            }
+            code |= self.code_pages.contains(&(page >> 12));
+        }
+        if code {
+            self.area.flush_branches();
+        }
+        (self.area.pages_seen, self.shared_seen) = (history.pages, history.pages);
+    }
+
+    /// True if tables that have seen so many INVLPG must be emptied: one by one is not enough.
+    fn drops_all(&self, seen: u64, history: &History) -> bool {
+        let missed = history.pages - seen;
+        let mut pages = (seen + 1..=history.pages).map(|n| self.recent[n as usize % RECENT]);
+        let large = |page: u64| {
+            self.large
+                .get(&large_region(page))
+                .is_some_and(|(from, to)| (*from..=*to).contains(&page))
+        };
+        seen < self.forgotten || missed > RECENT as u64 || pages.any(large)
     }
 
     /// A page has become a code page: no address space may hold a write entry for it.
