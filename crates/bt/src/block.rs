@@ -19,7 +19,7 @@ pub struct Key {
 ///
 /// ```text
 ///              63           37 36     31   30   29 28  16   15     14   13 12 11  0
-/// access       offset of check   size    write   0  code  shadow vector  0    rip
+/// access       offset of check   size    write  more code shadow vector  0    rip
 /// branch       63..32: moved                     0  code  shadow vector  1    rip
 /// interpreted  more                              0  code  shadow vector  2    rip
 /// link         offset of jump    next                     exit (15..14)  3   target
@@ -47,8 +47,10 @@ pub enum Kind {
     Access {
         /// What it does.
         access: Access,
-        /// Bytes, less than 64.
-        size: u8,
+        /// Bytes, less than 64; of several accesses a multiple of [`UNIT`].
+        size: u16,
+        /// The check is that of several accesses: of the stretch that they lie in.
+        several: bool,
         /// Where its check is.
         retry: u32,
     },
@@ -92,6 +94,11 @@ pub const FAR_SHIFT: u32 = 3;
 /// The exit that is none, in the word of a far link.
 const FAR: u8 = 3;
 
+/// Sizes of stretches are kept in units of so many bytes.
+pub const UNIT: u16 = 16;
+/// The longest stretch.
+pub const STRETCH: u16 = 63 * UNIT;
+
 /// Where the offset in the code cache is that translated code reads of an access's site.
 pub const RETRY_SHIFT: u8 = 37;
 /// A code cache is not larger than these offsets reach.
@@ -114,10 +121,14 @@ impl Site {
             Kind::Access {
                 access,
                 size,
+                several,
                 retry,
             } => {
                 let write = u64::from(access == Access::Write) << 30;
-                let size = u64::from(size & 63) << 31;
+                let more = u64::from(several) << 29;
+                let size = if several { size.div_ceil(UNIT) } else { size };
+                assert!(size < 64, "no room for the size of an access");
+                let size = u64::from(size) << 31 | more;
                 (0, about | write | size | u64::from(retry) << RETRY_SHIFT)
             }
             Kind::Branch { moved } => (1, about | u64::from(moved as u32) << 32),
@@ -149,7 +160,8 @@ impl Site {
                 } else {
                     Access::Read
                 },
-                size: (word >> 31 & 63) as u8,
+                size: (word >> 31 & 63) as u16 * if word >> 29 & 1 != 0 { UNIT } else { 1 },
+                several: word >> 29 & 1 != 0,
                 retry: offset,
             },
             1 => Kind::Branch {
@@ -268,7 +280,14 @@ mod tests {
         let access = |access| Kind::Access {
             access,
             size: 32,
+            several: false,
             retry: REACH as u32 - 1,
+        };
+        let several = Kind::Access {
+            access: Access::Write,
+            size: STRETCH,
+            several: true,
+            retry: 7,
         };
         let link = Kind::Link {
             patch: REACH as u32 - 5,
@@ -278,6 +297,7 @@ mod tests {
         let all = [
             site(access(Access::Read), last),
             site(access(Access::Write), Code::Push_r64),
+            site(several, last),
             site(Kind::Interpret { more: 0x43 }, Code::Cpuid),
             site(Kind::Branch { moved: -8 }, Code::Call_rm64),
             site(Kind::Branch { moved: 65543 }, Code::Retnq_imm16),

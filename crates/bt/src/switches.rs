@@ -56,6 +56,8 @@ switches! {
     short_check = "short-check";
     /// checks accesses off the same registers together
     group = "group";
+    /// makes the other copy of instructions that are checked together only where their check fails
+    late_copies = "late-copies";
     /// checks the accesses of consecutive pushes, or pops and a return, together
     stack_runs = "stack-runs";
     /// replaces sensitive instructions by code, where they are usual ones

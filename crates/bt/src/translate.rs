@@ -122,7 +122,8 @@ pub struct Source<'a> {
     pub cache: u64,
     /// Host address of the counter of its executions, if they are counted.
     pub counter: Option<u64>,
-    /// Pushes and pops are not to be checked together where flags are live.
+    /// Accesses that are checked together may well not lie in one page: groups are to have other
+    /// copies ([`groups`]), and pushes and pops are not checked together where flags are live.
     pub one_by_one: bool,
 }
 
@@ -348,7 +349,7 @@ impl Translator {
                 continue;
             }
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
-                apart.push((*group, block.check_group(group)));
+                apart.extend(block.check_group(group).map(|hole| (*group, hole)));
             }
             block.grouped = plan.places[n];
             let from = block.asm.bytes.len();
@@ -495,11 +496,12 @@ impl Building<'_, '_> {
     }
 
     /// The site of an access whose check is at the host address `retry`.
-    fn access_site(&mut self, access: Access, size: u8, retry: u64) -> u32 {
+    fn access_site(&mut self, access: Access, size: u16, several: bool, retry: u64) -> u32 {
         self.accesses += 1;
         self.site(Kind::Access {
             access,
             size,
+            several,
             retry: (retry - self.source.cache) as u32,
         })
     }

@@ -70,6 +70,8 @@ pub(super) enum Address {
     Bits(Instruction, u8),
     /// `[register + displacement]`.
     Stack(u8, i32),
+    /// The lowest byte of a group's.
+    Group(Mem),
 }
 
 impl Building<'_, '_> {
@@ -155,6 +157,7 @@ impl Building<'_, '_> {
                 self.asm.lea(R11, sum);
             }
             Address::Stack(register, disp) => self.asm.lea(R11, Mem::base(*register, *disp)),
+            Address::Group(low) => self.asm.lea(R11, *low),
         }
     }
 
@@ -166,13 +169,25 @@ impl Building<'_, '_> {
             self.left_out = Some((address, access, size));
             return;
         }
+        self.check_bytes(address, access, size.into(), false);
+    }
+
+    /// Checks so many bytes, of one access or of `several`.
+    pub(super) fn check_bytes(
+        &mut self,
+        address: Address,
+        access: Access,
+        size: u16,
+        several: bool,
+    ) {
+        self.at = 0;
         let table = match access {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
         };
         let retry = self.asm.here();
         self.emit_address(&address);
-        let site = self.access_site(access, size, retry);
+        let site = self.access_site(access, size, several, retry);
         if !self.live && self.t.switches.short_check {
             let slow = self.compare(table, size.into());
             self.slow.push(Slow {

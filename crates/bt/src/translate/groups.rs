@@ -3,6 +3,11 @@
 //! to, their distances are known, and if the stretch they span lies in one page, that page is all
 //! there is to check.
 //!
+//! A check that fails, be it for the end of a page or for one that may be read and not written, is
+//! a miss as that of a single access is: the interpreter does the first instruction, and what
+//! follows is another block. Few do, so nothing more is made until it has happened to a block some
+//! times ([`Source::one_by_one`]). Then it is translated anew, as
+//!
 //! ```text
 //!     check the stretch ── misses ──> the same instructions, each access with its own check,
 //!     the instructions                behind the block ─┐
@@ -11,18 +16,23 @@
 //!
 //! The other copy is of the same bytes: behind the check of one access R11 is made what the check
 //! of the stretch would have made it. That check has no slow path of its own and changes nothing:
-//! whatever it fails for, be it the end of a page, a page that may be read and not written, or no
-//! page at all, is found out instruction by instruction in the other copy.
+//! whatever it fails for is found out instruction by instruction in the other copy.
+//!
+//! [`Source::one_by_one`]: super::Source::one_by_one
 
-use super::{Address, Building, Class, Translator, names_high_byte, sized, stolen};
+use super::{
+    Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, names_high_byte, sized,
+    stolen,
+};
 use crate::area::Area;
+use crate::block::STRETCH;
 use crate::emit::{Hole, Mem, R11};
 use core::ops::Range;
 use iced_x86::{Code, Instruction, OpAccess, OpKind, Register};
 use x86::mmu::Access;
 
 /// The longest stretch. Longer ones would cross a page's end too often.
-const SPAN: i32 = 1024;
+const SPAN: i32 = STRETCH as i32;
 
 /// What the accesses of a group are relative to: base, index and scale.
 type Key = (Register, Register, u32);
@@ -369,9 +379,9 @@ fn close(open: &mut Option<Open>, plan: &mut Plan) {
 }
 
 impl Building<'_, '_> {
-    /// Checks a group's stretch: afterwards `[r10 + r11]` is its lowest byte. Where to go if it
-    /// cannot be used as a whole.
-    pub(super) fn check_group(&mut self, group: &Group) -> Hole {
+    /// Checks a group's stretch: afterwards `[r10 + r11]` is its lowest byte. If there are to be
+    /// other copies: where to go if it cannot be used as a whole.
+    pub(super) fn check_group(&mut self, group: &Group) -> Option<Hole> {
         let table = match group.access {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
@@ -385,13 +395,33 @@ impl Building<'_, '_> {
             disp: group.low,
             gs: false,
         };
+        let retry = self.asm.here();
         self.asm.lea(R11, low);
-        self.compare(table, group.span)
+        let hole = self.compare(table, group.span);
+        if self.has_copies() {
+            return Some(hole);
+        }
+        let site = self.access_site(group.access, group.span as u16, true, retry);
+        self.slow.push(Slow {
+            holes: Holes::One(hole),
+            restore: Restore::Nothing,
+            site,
+            what: SlowPath::Miss(Address::Group(low), group.access),
+        });
+        None
+    }
+
+    /// Groups have other copies in this block.
+    fn has_copies(&self) -> bool {
+        self.source.one_by_one || !self.t.switches.late_copies
     }
 
     /// Keeps the member just translated, whose code begins at `from`, for the other copy; `done`:
     /// the block ends with it.
     pub(super) fn keep(&mut self, from: usize, done: bool) {
+        if !self.has_copies() {
+            return;
+        }
         let access_end = self.access_end.take();
         let check = self.left_out.take();
         self.kept.push(Kept {

@@ -327,6 +327,7 @@ impl Building<'_, '_> {
                 self.asm.lea32(R11, sum);
             }
             Address::Stack(register, disp) => self.asm.lea32(R11, Mem::base(*register, *disp)),
+            Address::Group(low) => self.asm.lea32(R11, *low),
         }
     }
 

@@ -3,7 +3,7 @@
 //! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
 //!
 //! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
-//! first instruction, and what follows is another block. Where that happens again and again, the
+//! first instruction, and what follows is another block. Where that happens twice, the
 //! block is translated anew with a check for each ([`Source::one_by_one`]): the stack of a function
 //! in a loop may lie there all the time.
 //!
@@ -16,8 +16,7 @@ use x86::mmu::Access;
 
 /// RBP.
 const RBP: u8 = 5;
-/// Instructions that are checked together at most: their bytes are less than 64
-/// ([`crate::block::Kind::Access`]).
+/// Instructions that are checked together at most.
 const LONGEST: usize = 7;
 
 /// A PUSH or POP of a register that is the host's own.
@@ -69,7 +68,7 @@ impl Building<'_, '_> {
         let (first, class, _) = &run[0];
         match class {
             Class::Push => {
-                self.check(Address::Stack(RSP, -size), Access::Write, size as u8);
+                self.check_bytes(Address::Stack(RSP, -size), Access::Write, size as u16, true);
                 for (n, (i, ..)) in run.iter().enumerate() {
                     let disp = size - 8 * (n as i32 + 1);
                     let place = Mem {
@@ -82,7 +81,7 @@ impl Building<'_, '_> {
                 return false;
             }
             Class::Leave => {
-                self.check(Address::Stack(RBP, 0), Access::Read, size as u8);
+                self.check_bytes(Address::Stack(RBP, 0), Access::Read, size as u16, true);
                 self.asm.lea(R11, Mem::sum(R10, R11));
                 // The load comes first: nothing has changed if the host faults at it.
                 self.asm.load(R10, Mem::base(R11, 0));
@@ -90,7 +89,7 @@ impl Building<'_, '_> {
                 self.asm.mov(RBP, R10);
             }
             _ => {
-                self.check(Address::Stack(RSP, 0), Access::Read, size as u8);
+                self.check_bytes(Address::Stack(RSP, 0), Access::Read, size as u16, true);
                 self.asm.lea(R11, Mem::sum(R10, R11));
                 self.asm.load(register(first), Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(RSP, size));

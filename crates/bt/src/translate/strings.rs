@@ -98,7 +98,7 @@ impl Building<'_, '_> {
             _ => Area::read_table(self.source.view),
         };
         let size = 1 << shift;
-        let site = self.access_site(access, size, retry);
+        let site = self.access_site(access, size, false, retry);
         self.asm.mov(R11, register);
         self.asm.rorx(R10, R11, 8);
         self.asm.and_imm32(R10, TLB_INDEX);

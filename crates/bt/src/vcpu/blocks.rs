@@ -18,9 +18,9 @@ use x86::exec::Exec;
 use x86::mmu::{Access, Place, Rights};
 use x86::{Bus, Signals};
 
-/// So often do the pushes and pops of a block not lie in one page before they are checked one by
-/// one, and so many blocks are remembered of which that was seen.
-const STRADDLES: u8 = 8;
+/// So often do accesses that a block checks together not lie in one page before it is translated
+/// anew ([`Source::one_by_one`]), and so many blocks are remembered of which that was seen.
+const STRADDLES: u8 = 2;
 const STRADDLED: usize = 4096;
 
 impl BtVcpu {
@@ -46,8 +46,7 @@ impl BtVcpu {
         }
     }
 
-    /// Pushes or pops that a block checks together did not lie in one page. `at`: that check, in
-    /// the code cache.
+    /// Accesses that a block checks together cannot be used so. `at`: that check, in the code cache.
     pub(super) fn straddles(&mut self, at: u32) {
         let Some(number) = self.blocks.at_host(at) else {
             return;

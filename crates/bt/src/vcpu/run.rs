@@ -9,7 +9,6 @@ use crate::area::TlbEntry;
 use crate::block::Kind;
 use crate::entry;
 use crate::translate::{NO_SITE, reason};
-use iced_x86::Code;
 use std::sync::atomic::Ordering;
 use x86::exec::{Exec, attention};
 use x86::flags::Flags;
@@ -144,6 +143,7 @@ impl BtVcpu {
                         Kind::Access {
                             access,
                             size,
+                            several,
                             retry,
                         },
                     )) = site.map(|s| (s, s.kind))
@@ -154,9 +154,7 @@ impl BtVcpu {
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
-                        let stack =
-                            matches!(site.code, Code::Push_r64 | Code::Pop_r64 | Code::Leaveq);
-                        if stack && size > 8 {
+                        if several {
                             self.straddles(retry);
                         }
                         if let Some(stop) = self.step_at(bus, &site) {
@@ -358,6 +356,7 @@ impl BtVcpu {
             access,
             size,
             retry,
+            ..
         }) = self.blocks.site(area.site as u32).map(|s| s.kind)
         else {
             return false;
@@ -377,7 +376,7 @@ impl BtVcpu {
         bus: &mut dyn Bus,
         linear: u64,
         access: Access,
-        size: u8,
+        size: u16,
     ) -> bool {
         if linear & 0xfff > 0x1000 - u64::from(size) || !x86::mmu::is_canonical(linear) {
             return false;
