@@ -355,7 +355,7 @@ impl Golden {
             cache: ORIGIN,
             cold: ORIGIN + 0x20_0000,
             counter: None,
-            one_by_one: false,
+            copies: false,
         };
         let x = Exec {
             cpu: self.vcpu.cpu(),

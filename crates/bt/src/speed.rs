@@ -53,7 +53,7 @@ fn translation_speed() {
                     cache: 0x7000_0000_0000,
                     cold: 0x7000_0000_0000 + 0x20_0000,
                     counter: None,
-                    one_by_one: false,
+                    copies: false,
                 };
                 let x = Exec {
                     cpu: golden.vcpu.cpu(),

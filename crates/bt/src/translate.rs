@@ -122,9 +122,9 @@ pub struct Source<'a> {
     pub cache: u64,
     /// Host address of the counter of its executions, if they are counted.
     pub counter: Option<u64>,
-    /// Accesses that are checked together may well not lie in one page: groups are to have other
-    /// copies ([`groups`]), and pushes and pops are not checked together where flags are live.
-    pub one_by_one: bool,
+    /// Accesses that are checked together may well not lie in one page: there are to be other
+    /// copies of them, with a check for each ([`groups`], [`stack`]).
+    pub copies: bool,
 }
 
 /// The result.
@@ -332,7 +332,7 @@ impl Translator {
         let mut done = false;
         let mut groups = plan.groups.iter().peekable();
         let mut apart = Vec::new();
-        let mut together = 0;
+        let (mut together, mut runs) = (0, Vec::new());
         for (n, (i, class, at)) in list.iter().enumerate() {
             map.push((block.asm.bytes.len() as u16, *at as u16));
             if together > 0 {
@@ -345,7 +345,11 @@ impl Translator {
             if run > 1 {
                 together = run - 1;
                 block.grouped = None;
-                done = block.stack_together(&list[n..n + run]);
+                let straddled;
+                (done, straddled) = block.stack_together(&list[n..n + run]);
+                if let Some(straddled) = straddled {
+                    runs.push((n..n + run, straddled, block.asm.here()));
+                }
                 continue;
             }
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
@@ -391,6 +395,21 @@ impl Translator {
             }
             if let Some(last) = last {
                 block.rejoin(last);
+            }
+        }
+        for (run, straddled, back) in runs {
+            block.asm.bind(straddled.hole);
+            block.give_back(straddled.restore);
+            block.grouped = None;
+            let mut ended = false;
+            for n in run {
+                let (i, class, at) = &list[n];
+                map.push((block.asm.bytes.len() as u16, *at as u16));
+                block.begin(i, needed[n]);
+                ended = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
+            }
+            if !ended {
+                block.asm.jmp_to(back);
             }
         }
         block.slow_paths();

@@ -367,6 +367,61 @@ fn accesses_of_pushes_and_pops_across_a_page_end_are_all_made() {
     });
 }
 
+/// A function whose stack often lies across a page's end gets a second copy of its pushes and pops.
+#[test]
+fn a_function_gives_its_registers_and_flags_back_wherever_its_stack_lies() {
+    const TIMES: i32 = 400;
+    under_each(|rig, _| {
+        rig.put(FAR, &|a| {
+            a.stc()?;
+            a.push(rbp)?;
+            a.push(r13)?;
+            a.push(r14)?;
+            a.push(rsi)?;
+            a.adc(rbx, 0)?;
+            a.mov(rbp, rsp)?;
+            a.xor(r13, r13)?;
+            a.xor(r14, r14)?;
+            a.sub(rsp, 0x40)?;
+            a.lea(rsp, qword_ptr(rbp))?;
+            a.xor(esi, esi)?;
+            a.stc()?;
+            a.pop(rsi)?;
+            a.pop(r14)?;
+            a.pop(r13)?;
+            a.pop(rbp)?;
+            a.ret()
+        });
+        rig.put(CODE, &|a| {
+            let mut again = a.create_label();
+            a.mov(ebx, 0)?;
+            a.mov(r12d, TIMES)?;
+            a.set_label(&mut again)?;
+            a.mov(eax, r12d)?;
+            a.and(eax, 7)?;
+            a.lea(rsp, qword_ptr(rax * 8 + 0x3_0000))?;
+            a.mov(rbp, r12)?;
+            a.lea(r13, qword_ptr(r12 + r12 * 2))?;
+            a.lea(r14, qword_ptr(r12 + r12 * 4))?;
+            a.mov(rsi, r12)?;
+            a.call(FAR)?;
+            a.adc(rbx, 0)?;
+            // Zero, if all are as they were: 1 + 3 - 5 + 1.
+            a.add(rbp, r13)?;
+            a.sub(rbp, r14)?;
+            a.add(rbp, rsi)?;
+            a.add(rbx, rbp)?;
+            a.dec(r12d)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)
+        });
+        assert_eq!(rig.run(CODE), 2 * TIMES as u64);
+        // The interpreter is needed until the copies are made, and for accesses that are not
+        // aligned, of which there are none.
+        assert!(rig.count("slow_accesses") < 200);
+    });
+}
+
 #[test]
 fn returns_without_an_end_let_the_processor_be_stopped() {
     under_each(|rig, _| {

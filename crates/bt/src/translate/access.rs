@@ -137,7 +137,7 @@ impl Building<'_, '_> {
         }
     }
 
-    fn emit_address(&mut self, address: &Address) {
+    pub(super) fn emit_address(&mut self, address: &Address) {
         match address {
             Address::Operand(i) => self.address(i, true),
             _ if self.source.view.is_32bit() => self.emit_address_32(address),
@@ -181,22 +181,27 @@ impl Building<'_, '_> {
         several: bool,
     ) {
         self.at = 0;
+        let retry = self.asm.here();
+        self.emit_address(&address);
+        let site = self.access_site(access, size, several, retry);
+        let (slow, restore) = self.look_up(access, size.into());
+        self.slow.push(Slow {
+            holes: Holes::One(slow),
+            restore,
+            site,
+            what: SlowPath::Miss(address, access),
+        });
+    }
+
+    /// Looks for so many bytes at R11 in the TLB: they are at `[r10 + r11]` if it knows them. Where
+    /// to go if not, and what is to be given back there.
+    pub(super) fn look_up(&mut self, access: Access, size: i32) -> (Hole, Restore) {
         let table = match access {
             Access::Write => Area::write_table(self.source.view),
             _ => Area::read_table(self.source.view),
         };
-        let retry = self.asm.here();
-        self.emit_address(&address);
-        let site = self.access_site(access, size, several, retry);
         if !self.live && self.t.switches.short_check {
-            let slow = self.compare(table, size.into());
-            self.slow.push(Slow {
-                holes: Holes::One(slow),
-                restore: Restore::Nothing,
-                site,
-                what: SlowPath::Miss(address, access),
-            });
-            return;
+            return (self.compare(table, size), Restore::Nothing);
         }
         // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
         self.asm.store(field::spill, RCX);
@@ -204,19 +209,14 @@ impl Building<'_, '_> {
         self.asm.lea(R10, Mem::sum(R10, R10));
         self.asm.load(RCX, Mem::gs_index8(R10, table));
         self.asm.lea(R11, Mem::sum(R11, RCX));
-        self.asm.lea(RCX, Mem::base(R11, i32::from(size) - 1));
+        self.asm.lea(RCX, Mem::base(R11, size - 1));
         self.asm.pext_gs(RCX, RCX, field::PAGE_MASK);
         let hit = self.asm.jrcxz();
         let slow = self.asm.jmp();
         self.asm.bind(hit);
         self.asm.load(RCX, field::spill);
         self.asm.load(R10, Mem::gs_index8(R10, table + 8));
-        self.slow.push(Slow {
-            holes: Holes::One(slow),
-            restore: Restore::Rcx,
-            site,
-            what: SlowPath::Miss(address, access),
-        });
+        (slow, Restore::Rcx)
     }
 
     /// The short check of so many bytes at R11 by a table; where to go if it fails.
@@ -250,11 +250,7 @@ impl Building<'_, '_> {
             for hole in slow.holes.all() {
                 main.bind_to(*hole, self.asm.here());
             }
-            match slow.restore {
-                Restore::Nothing => {}
-                Restore::Rcx => self.asm.load(RCX, field::spill),
-                Restore::Flags => self.give_back(Restore::Flags),
-            }
+            self.give_back(slow.restore);
             let exit = match &slow.what {
                 SlowPath::Miss(address, access) => {
                     self.emit_address(address);

@@ -6,7 +6,7 @@
 //! A check that fails, be it for the end of a page or for one that may be read and not written, is
 //! a miss as that of a single access is: the interpreter does the first instruction, and what
 //! follows is another block. Few do, so nothing more is made until it has happened to a block some
-//! times ([`Source::one_by_one`]). Then it is translated anew, as
+//! times ([`Source::copies`]). Then it is translated anew, as
 //!
 //! ```text
 //!     check the stretch ── misses ──> the same instructions, each access with its own check,
@@ -18,7 +18,7 @@
 //! of the stretch would have made it. That check has no slow path of its own and changes nothing:
 //! whatever it fails for is found out instruction by instruction in the other copy.
 //!
-//! [`Source::one_by_one`]: super::Source::one_by_one
+//! [`Source::copies`]: super::Source::copies
 
 use super::{
     Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, names_high_byte, sized,
@@ -413,7 +413,7 @@ impl Building<'_, '_> {
 
     /// Groups have other copies in this block.
     fn has_copies(&self) -> bool {
-        self.source.one_by_one || !self.t.switches.late_copies
+        self.source.copies || !self.t.switches.late_copies
     }
 
     /// Keeps the member just translated, whose code begins at `from`, for the other copy; `done`:

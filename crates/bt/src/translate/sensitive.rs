@@ -39,11 +39,15 @@ impl Building<'_, '_> {
         Restore::Flags
     }
 
-    /// Undoes [`Self::borrow_flags`].
+    /// Gives back what was borrowed, by [`Self::borrow_flags`], say.
     pub(super) fn give_back(&mut self, borrowed: Restore) {
-        if borrowed == Restore::Flags {
-            self.asm.give_lahf();
-            self.asm.load(RAX, field::saved);
+        match borrowed {
+            Restore::Nothing => {}
+            Restore::Rcx => self.asm.load(RCX, field::spill),
+            Restore::Flags => {
+                self.asm.give_lahf();
+                self.asm.load(RAX, field::saved);
+            }
         }
     }
 

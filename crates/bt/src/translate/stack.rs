@@ -3,14 +3,16 @@
 //! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
 //!
 //! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
-//! first instruction, and what follows is another block. Where that happens twice, the
-//! block is translated anew with a check for each ([`Source::one_by_one`]): the stack of a function
-//! in a loop may lie there all the time.
+//! first instruction, and what follows is another block. Where that happens twice, the block is
+//! translated anew with another copy of these instructions behind it, with a check for each
+//! ([`Source::copies`]): the stack of a function in a loop may lie there all the time, and that of
+//! its next caller elsewhere.
 //!
-//! [`Source::one_by_one`]: super::Source::one_by_one
+//! [`Source::copies`]: super::Source::copies
 
-use super::{Address, Building, Class, popped, stolen};
-use crate::emit::{Mem, R10, R11, RSP};
+use super::access::{Address, Restore};
+use super::{Building, Class, popped, stolen};
+use crate::emit::{Hole, Mem, R10, R11, RSP};
 use iced_x86::{Instruction, OpKind, Register};
 use x86::mmu::Access;
 
@@ -18,6 +20,14 @@ use x86::mmu::Access;
 const RBP: u8 = 5;
 /// Instructions that are checked together at most.
 const LONGEST: usize = 7;
+
+/// A check that found pushes or pops not to lie in one page.
+pub(super) struct Straddled {
+    /// Its jump.
+    pub(super) hole: Hole,
+    /// What is to be given back there.
+    pub(super) restore: Restore,
+}
 
 /// A PUSH or POP of a register that is the host's own.
 fn is_plain(i: &Instruction) -> bool {
@@ -35,7 +45,7 @@ impl Building<'_, '_> {
         list: &[(Instruction, Class, usize)],
         places: &[Option<i32>],
     ) -> usize {
-        let on = self.t.switches.stack_runs && !self.source.one_by_one;
+        let on = self.t.switches.stack_runs;
         if self.source.view.is_32bit() || self.shadow || !on {
             return 0;
         }
@@ -61,14 +71,30 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Translates them; true if the block ends.
-    pub(super) fn stack_together(&mut self, run: &[(Instruction, Class, usize)]) -> bool {
+    /// The check of all accesses of a run. Where to go if it fails, if there is another copy.
+    fn check_run(&mut self, address: Address, access: Access, size: i32) -> Option<Straddled> {
+        if !self.source.copies {
+            self.check_bytes(address, access, size as u16, true);
+            return None;
+        }
+        self.emit_address(&address);
+        let (hole, restore) = self.look_up(access, size);
+        Some(Straddled { hole, restore })
+    }
+
+    /// Translates them. True if the block ends, and where to go if they have to be checked one by
+    /// one.
+    pub(super) fn stack_together(
+        &mut self,
+        run: &[(Instruction, Class, usize)],
+    ) -> (bool, Option<Straddled>) {
         let size = 8 * run.len() as i32;
         let register = |i: &Instruction| i.op0_register().number() as u8;
         let (first, class, _) = &run[0];
+        let straddled;
         match class {
             Class::Push => {
-                self.check_bytes(Address::Stack(RSP, -size), Access::Write, size as u16, true);
+                straddled = self.check_run(Address::Stack(RSP, -size), Access::Write, size);
                 for (n, (i, ..)) in run.iter().enumerate() {
                     let disp = size - 8 * (n as i32 + 1);
                     let place = Mem {
@@ -78,10 +104,10 @@ impl Building<'_, '_> {
                     self.asm.store(place, register(i));
                 }
                 self.asm.lea(RSP, Mem::base(RSP, -size));
-                return false;
+                return (false, straddled);
             }
             Class::Leave => {
-                self.check_bytes(Address::Stack(RBP, 0), Access::Read, size as u16, true);
+                straddled = self.check_run(Address::Stack(RBP, 0), Access::Read, size);
                 self.asm.lea(R11, Mem::sum(R10, R11));
                 // The load comes first: nothing has changed if the host faults at it.
                 self.asm.load(R10, Mem::base(R11, 0));
@@ -89,7 +115,7 @@ impl Building<'_, '_> {
                 self.asm.mov(RBP, R10);
             }
             _ => {
-                self.check_bytes(Address::Stack(RSP, 0), Access::Read, size as u16, true);
+                straddled = self.check_run(Address::Stack(RSP, 0), Access::Read, size);
                 self.asm.lea(R11, Mem::sum(R10, R11));
                 self.asm.load(register(first), Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(RSP, size));
@@ -108,8 +134,8 @@ impl Building<'_, '_> {
                 self.asm.lea(RSP, Mem::base(RSP, drop));
             }
             self.go_back(popped(i));
-            return true;
+            return (true, straddled);
         }
-        false
+        (false, straddled)
     }
 }

@@ -19,7 +19,7 @@ use x86::mmu::{Access, Place, Rights};
 use x86::{Bus, Signals};
 
 /// So often do accesses that a block checks together not lie in one page before it is translated
-/// anew ([`Source::one_by_one`]), and so many blocks are remembered of which that was seen.
+/// anew ([`Source::copies`]), and so many blocks are remembered of which that was seen.
 const STRADDLES: u8 = 2;
 const STRADDLED: usize = 4096;
 
@@ -326,7 +326,7 @@ impl BtVcpu {
                 cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
                 counter: self.recorder.as_mut().map(|r| r.counter(number)),
-                one_by_one: self.straddled.get(&target) == Some(&STRADDLES),
+                copies: self.straddled.get(&target) == Some(&STRADDLES),
             };
             let x = Exec {
                 cpu: self.interp.cpu(),
