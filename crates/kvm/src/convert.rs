@@ -8,6 +8,7 @@
 
 use kvm_bindings::*;
 use x86::CpuState;
+use x86::cpuid::{CpuModel, Feature};
 use x86::state::{Attributes, Segment, Shadow, TableRegister, cr0, efer, rflags, seg};
 use x86::xstate;
 
@@ -237,6 +238,8 @@ pub(crate) fn from_events(k: &kvm_vcpu_events, s: &mut CpuState) {
 pub(crate) const KVM_MSRS: &[u32] = &[
     IA32_TSC,
     IA32_TSC_ADJUST,
+    0x48,
+    0x49,
     0x174,
     0x175,
     0x176,
@@ -253,12 +256,11 @@ pub(crate) const KVM_MSRS: &[u32] = &[
 ];
 pub(crate) const IA32_TSC: u32 = 0x10;
 pub(crate) const IA32_TSC_ADJUST: u32 = 0x3b;
-/// Also KVM's, where the host has them; else they are only stored.
+/// Of [`KVM_MSRS`]: there with `Feature::SpecCtrl`.
 pub(crate) const SPECULATION_MSRS: &[u32] = &[0x48, 0x49];
 
-/// The registers KVM holds that no other structure carries, with their values. `speculation`: the
-/// host has IA32_SPEC_CTRL.
-pub(crate) fn msrs(s: &CpuState, rdtscp: bool, speculation: bool) -> Vec<(u32, u64)> {
+/// The registers KVM holds that no other structure carries, with their values.
+pub(crate) fn msrs(s: &CpuState, model: &CpuModel) -> Vec<(u32, u64)> {
     let m = &s.msr;
     let mut list = vec![
         (0x174, m.sysenter_cs),
@@ -272,10 +274,10 @@ pub(crate) fn msrs(s: &CpuState, rdtscp: bool, speculation: bool) -> Vec<(u32, u
         (0xc000_0102, m.kernel_gs_base),
         (IA32_TSC_ADJUST, m.tsc_adjust),
     ];
-    if rdtscp {
+    if model.feature(Feature::Rdtscp) {
         list.push((0xc000_0103, m.tsc_aux));
     }
-    if speculation {
+    if model.feature(Feature::SpecCtrl) {
         list.push((0x48, m.spec_ctrl));
     }
     list

@@ -66,6 +66,8 @@ pub(crate) struct Vm {
     fd: VmFd,
     /// What KVM can give a guest on this host.
     supported: CpuId,
+    /// IA32_ARCH_CAPABILITIES as KVM can give it to a guest on this host.
+    pub(crate) capabilities: u64,
     /// The memory in the slots. It must outlive the machine: the slots name host addresses.
     memory: Mutex<Option<Placed>>,
     /// How the kernel logs dirty pages.
@@ -142,7 +144,7 @@ impl Vm {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(text("KVM_GET_SUPPORTED_CPUID"))?;
-        let speculation = has_speculation(&supported);
+        let speculation = host_cpuid(&supported, 7, 0)[3] >> 26 & 1 != 0;
         filter_msrs(&fd, speculation).map_err(text("KVM_X86_SET_MSR_FILTER"))?;
         // Behaviour that no processor has: MWAIT without a fault, patched hypercalls, and the like.
         let quirks = kvm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
@@ -181,6 +183,7 @@ impl Vm {
         let _ = fd.set_tss_address(TSS);
         Ok(Vm {
             supported,
+            capabilities: host_capabilities(&kvm),
             memory: Mutex::new(None),
             dirty_log: if has_ring {
                 DirtyLog::Ring
@@ -371,7 +374,6 @@ impl Vm {
                 })),
             }),
             thread: 0,
-            speculation: has_speculation(&self.supported),
             has_tsc_offset: None,
             vm: self.clone(),
         })
@@ -386,12 +388,23 @@ fn host_cpuid(supported: &CpuId, leaf: u32, subleaf: u32) -> [u32; 4] {
         .map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx])
 }
 
-/// The host has IA32_SPEC_CTRL and IA32_PRED_CMD for guests, under Intel's or AMD's bit.
-fn has_speculation(supported: &CpuId) -> bool {
-    host_cpuid(supported, 7, 0)[3] >> 26 & 1 != 0
+/// IA32_ARCH_CAPABILITIES, a feature MSR ("KVM_GET_MSR_FEATURE_INDEX_LIST"). Where KVM says nothing
+/// of it, no immunity is known.
+fn host_capabilities(kvm: &Kvm) -> u64 {
+    let entry = kvm_msr_entry {
+        index: 0x10a,
+        ..Default::default()
+    };
+    let told = Msrs::from_entries(&[entry]).map(|mut list| match kvm.get_msrs(&mut list) {
+        Ok(1) => list.as_slice()[0].data,
+        _ => 0,
+    });
+    told.unwrap_or(0)
 }
 
-/// Lets the guest at the registers that KVM holds; every other access comes out to us. KVM takes
+/// Lets the guest at the registers that KVM holds; every other access comes out to us. Of those of
+/// speculation KVM may hold something without the feature (`speculation`), too, and no guest has
+/// them then. KVM takes
 /// the x2APIC's registers (0x800–0x8ff) from the filter, and refuses them for lack of an APIC of
 /// its own: they come out as invalid.
 fn filter_msrs(vm: &VmFd, speculation: bool) -> Result<(), Errno> {
@@ -407,7 +420,7 @@ fn filter_msrs(vm: &VmFd, speculation: bool) -> Result<(), Errno> {
     let mut bitmaps = [[0u8; 64]; 3];
     let open = KVM_MSRS
         .iter()
-        .chain(SPECULATION_MSRS.iter().filter(|_| speculation));
+        .filter(|msr| speculation || !SPECULATION_MSRS.contains(msr));
     for &msr in open {
         for (base, bitmap) in bases.iter().zip(&mut bitmaps) {
             let bit = msr.wrapping_sub(*base) as usize;
@@ -525,7 +538,6 @@ pub(crate) struct Processor {
     kicker: Arc<Kicker>,
     thread: libc::pid_t,
     ring: Option<Arc<Ring>>,
-    pub(crate) speculation: bool,
     has_tsc_offset: Option<bool>,
     /// After `fd`: dropped after it, with the memory.
     vm: Arc<Vm>,

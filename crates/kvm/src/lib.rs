@@ -38,10 +38,6 @@ const OURS: &[Feature] = &[
     Feature::Mca,
     Feature::TscAdjust,
     Feature::InvariantTsc,
-    Feature::SpecCtrl,
-    Feature::Stibp,
-    Feature::Ssbd,
-    Feature::MdClear,
     Feature::ArchCapabilities,
     Feature::Erms,
     Feature::Fsrm,
@@ -92,6 +88,7 @@ impl Engine for KvmEngine {
 
     fn model(&self, wanted: &CpuModel) -> (CpuModel, Vec<String>) {
         let (model, lost) = wanted.within(|leaf, sub| self.vm.host_cpuid(leaf, sub), OURS);
+        let model = model.with_host_capabilities(self.vm.capabilities);
         (model.with_tsc(self.tsc_hz), lost)
     }
 

@@ -118,11 +118,6 @@ impl KvmVcpu {
         Ok(vcpu)
     }
 
-    fn msr_list(&self, s: &CpuState) -> Vec<(u32, u64)> {
-        let rdtscp = self.model.feature(Feature::Rdtscp);
-        convert::msrs(s, rdtscp, self.fd.speculation)
-    }
-
     /// The state out of KVM.
     fn download(&self) -> Result<CpuState, String> {
         let fd = &self.fd;
@@ -133,7 +128,7 @@ impl KvmVcpu {
         convert::from_sregs(&fd.sregs()?, &mut s);
         convert::from_xsave(&fd.xsave()?, &mut s);
         convert::from_debug_registers(&fd.debug_registers()?, &mut s);
-        let mut msrs = self.msr_list(&s);
+        let mut msrs = convert::msrs(&s, &self.model);
         fd.get_msrs(&mut msrs)?;
         convert::from_msrs(&msrs, &mut s);
         if self.model.feature(Feature::Xsave) {
@@ -152,7 +147,7 @@ impl KvmVcpu {
             fd.set_xcr0(s.xcr0)?;
         }
         fd.set_xsave(&convert::xsave(s, self.model.feature(Feature::Avx)))?;
-        fd.set_msrs(&self.msr_list(s))?;
+        fd.set_msrs(&convert::msrs(s, &self.model))?;
         fd.set_debug_registers(&convert::debug_registers(s))?;
         fd.set_events(&convert::events(s))?;
         self.own.s.msr = s.msr;
@@ -391,8 +386,9 @@ impl KvmVcpu {
                 self.mmio(bus, at, len, write);
                 self.incomplete = true;
             }
+            // A register that KVM holds comes out where KVM has refused the access.
             Exit::ReadMsr(index) => {
-                let value = if self.is_kvms(index) {
+                let value = if convert::KVM_MSRS.contains(&index) {
                     None
                 } else {
                     self.msr(bus, |x| x.read_msr(index).ok())
@@ -401,8 +397,8 @@ impl KvmVcpu {
                 self.incomplete = true;
             }
             Exit::WriteMsr(index, value) => {
-                let done =
-                    !self.is_kvms(index) && self.msr(bus, |x| x.write_msr(index, value).is_ok());
+                let done = !convert::KVM_MSRS.contains(&index)
+                    && self.msr(bus, |x| x.write_msr(index, value).is_ok());
                 self.fd.answer_msr(done.then_some(value));
                 self.incomplete = true;
             }
@@ -441,12 +437,6 @@ impl KvmVcpu {
         if write.is_none() {
             self.fd.answer_mmio(answer);
         }
-    }
-
-    /// A register that KVM holds: if it comes out all the same, KVM has refused the access.
-    fn is_kvms(&self, index: u32) -> bool {
-        convert::KVM_MSRS.contains(&index)
-            || self.fd.speculation && convert::SPECULATION_MSRS.contains(&index)
     }
 
     fn msr<R>(&mut self, bus: &mut dyn Bus, access: impl FnOnce(&mut Exec<'_>) -> R) -> R {

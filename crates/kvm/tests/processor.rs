@@ -3,6 +3,8 @@
 //! why, where KVM cannot be opened; `MOINHO_KVM=required` makes that a failure.
 
 use kvm::KvmEngine;
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::Kvm;
 use mem::{Gpa, GuestMemory};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -499,6 +501,38 @@ fn the_registers_of_the_apic_come_out_and_those_of_the_processor_are_its_own() {
     assert_eq!(state.gpr[0], 0x508, "IA32_MTRRCAP of our table");
     assert_eq!(log.said[0], "rdmsr 0x802");
     assert!(log.said[1].starts_with("wrmsr 0x6e0 = "), "{:?}", log.said);
+}
+
+#[test]
+fn the_guest_is_promised_only_what_the_host_keeps_of_speculation() {
+    let Some(mut rig) = rig() else { return };
+    #[rustfmt::skip]
+    let code = [
+        0xb9, 0x0a, 0x01, 0x00, 0x00,                   // mov ecx, 0x10a
+        0x0f, 0x32,                                     // rdmsr
+        0x89, 0xc3,                                     // mov ebx, eax
+        0x89, 0xd6,                                     // mov esi, edx
+        0xb9, 0x48, 0x00, 0x00, 0x00,                   // mov ecx, 0x48
+        0x0f, 0x32,                                     // rdmsr
+        0xe6, 0x10,                                     // out 0x10, al
+    ];
+    let mut log = Log::default();
+    let state = run(&mut rig, &code, &mut log);
+    let told = state.gpr[6] << 32 | state.gpr[3];
+    assert_eq!(told, rig.model.arch_capabilities);
+    let mut list = Msrs::from_entries(&[kvm_msr_entry {
+        index: 0x10a,
+        ..Default::default()
+    }])
+    .unwrap();
+    let known = Kvm::new().unwrap().get_msrs(&mut list) == Ok(1);
+    let host = if known { list.as_slice()[0].data } else { 0 };
+    eprintln!("the host's IA32_ARCH_CAPABILITIES: {host:#x}, the guest's: {told:#x}");
+    assert_eq!(told & !host, 0);
+    // #GP without the feature.
+    let refused = log.said.iter().any(|said| said.starts_with("out1 0xd "));
+    let given = rig.model.feature(Feature::SpecCtrl);
+    assert_eq!(refused, !given, "{:?}", log.said);
 }
 
 #[test]

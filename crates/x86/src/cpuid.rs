@@ -9,6 +9,7 @@
 //! frequency: the crystal's. Kernels that don't know the leaf calibrate against the PIT or HPET,
 //! or read leaf 0x4000_0010.
 
+use crate::msr::arch_capabilities;
 use alloc::string::String;
 use alloc::vec::Vec;
 use iced_x86::{Code, CpuidFeature, DecoderOptions};
@@ -150,7 +151,7 @@ features! {
     Umip Ecx7 2 V3 []
     Rdpid Ecx7 22 V3 [RDPID]
     Fsrm Edx7 4 V3 []
-    MdClear Edx7 10 V3 []
+    MdClear Edx7 10 V1 []
     SpecCtrl Edx7 26 V1 []
     Stibp Edx7 27 V1 []
     ArchCapabilities Edx7 29 V1 []
@@ -169,6 +170,15 @@ features! {
     Lm Edx8001 29 V1 []
     InvariantTsc Edx8007 8 V1 []
 }
+
+/// Ways to keep speculation in bounds. A guest that misses one does as on a processor without it,
+/// which no user need be told.
+const SPECULATION: &[Feature] = &[
+    Feature::MdClear,
+    Feature::SpecCtrl,
+    Feature::Stibp,
+    Feature::Ssbd,
+];
 
 /// What every x86-64 processor has and no CPUID bit says.
 const ALWAYS: &[CpuidFeature] = &[
@@ -230,6 +240,9 @@ pub struct CpuModel {
     /// Ticks of the time-stamp counter per second: [`TSC_HZ`], unless the machine was built for
     /// an engine that cannot scale the host's.
     pub tsc_hz: u64,
+    /// IA32_ARCH_CAPABILITIES: every immunity, unless a host's processor runs the guest's
+    /// instructions.
+    pub arch_capabilities: u64,
     instructions: [u64; 3],
     features: u128,
 }
@@ -265,6 +278,7 @@ impl CpuModel {
             physical_bits: 40,
             cpus: 1,
             tsc_hz: TSC_HZ,
+            arch_capabilities: arch_capabilities::IMMUNE,
             instructions: [0; 3],
             features: 0,
         };
@@ -289,8 +303,19 @@ impl CpuModel {
         CpuModel { tsc_hz, ..self }
     }
 
-    /// The model without the features that a host lacks, and their names. `host` is CPUID as the
-    /// host can give it to a guest; what is in `ours` does not depend on the host.
+    /// The same model where a processor whose IA32_ARCH_CAPABILITIES is `host` runs the guest's
+    /// instructions itself: immune to no more than that is.
+    pub fn with_host_capabilities(self, host: u64) -> CpuModel {
+        let immune = self.arch_capabilities & host;
+        CpuModel {
+            arch_capabilities: immune | host & arch_capabilities::OF_HARDWARE,
+            ..self
+        }
+    }
+
+    /// The model without the features that a host lacks, and their names but for those of
+    /// [`SPECULATION`]. `host` is CPUID as the host can give it to a guest; what is in `ours` does
+    /// not depend on the host.
     pub fn within(
         &self,
         host: impl Fn(u32, u32) -> [u32; 4],
@@ -308,7 +333,9 @@ impl CpuModel {
             for &f in row.iced {
                 model.instructions[f as usize / 64] &= !(1 << (f as usize % 64));
             }
-            lost.push(alloc::format!("{:?}", row.feature).to_lowercase());
+            if !SPECULATION.contains(&row.feature) {
+                lost.push(alloc::format!("{:?}", row.feature).to_lowercase());
+            }
         }
         (model, lost)
     }
@@ -697,5 +724,29 @@ mod tests {
         let (less, lost) = v3.within(host, &[Feature::X2apic]);
         assert_eq!(lost, ["avx"]);
         assert!(!less.has(CpuidFeature::AVX) && less.feature(Feature::X2apic));
+    }
+
+    #[test]
+    fn a_model_promises_no_more_of_speculation_than_the_processor_that_runs_it_keeps() {
+        let v3 = CpuModel::by_name("x86-64-v3").unwrap();
+        assert_eq!(v3.arch_capabilities >> 62, 1, "ITS_NO, under a translator");
+        // RDCL_NO, RSBA, MISC_PACKAGE_CTLS, MDS_NO, FB_CLEAR.
+        let host = 1 | 1 << 2 | 1 << 10 | 1 << 5 | 1 << 17;
+        let there = v3.clone().with_host_capabilities(host);
+        assert_eq!(there.arch_capabilities, host & !(1 << 10));
+        assert_eq!(there.clone().with_host_capabilities(host), there);
+        let silent = v3.clone().with_host_capabilities(0);
+        assert_eq!(silent.arch_capabilities, 0);
+        // And there is nothing to say of it.
+        let host = |leaf, _| {
+            if leaf == 7 {
+                [!0, !0, !0, !0 ^ 1 << 26]
+            } else {
+                [!0; 4]
+            }
+        };
+        let (less, lost) = v3.within(host, &[]);
+        assert!(v3.feature(Feature::SpecCtrl) && !less.feature(Feature::SpecCtrl));
+        assert!(lost.is_empty(), "{lost:?}");
     }
 }

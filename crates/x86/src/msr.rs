@@ -131,11 +131,12 @@ fn write_pat(x: &mut Exec<'_>, value: u64) -> bool {
     ok
 }
 
-/// The ways out of the known speculation faults. A guest under binary translation reaches no
-/// speculative state of another; on hardware the host answers for the same bits.
-fn arch_capabilities(_: &mut Exec<'_>) -> u64 {
+/// IA32_ARCH_CAPABILITIES: what a processor says of the faults of speculation. Who is told what,
+/// and why: `docs/decisions/speculation.md`.
+pub mod arch_capabilities {
     const RDCL_NO: u64 = 1;
     const IBRS_ALL: u64 = 1 << 1;
+    const RSBA: u64 = 1 << 2;
     const SKIP_L1DFL: u64 = 1 << 3;
     const SSB_NO: u64 = 1 << 4;
     const MDS_NO: u64 = 1 << 5;
@@ -144,11 +145,18 @@ fn arch_capabilities(_: &mut Exec<'_>) -> u64 {
     const SBDR_SSDP_NO: u64 = 1 << 13;
     const FBSDP_NO: u64 = 1 << 14;
     const PSDP_NO: u64 = 1 << 15;
+    const FB_CLEAR: u64 = 1 << 17;
+    const RRSBA: u64 = 1 << 19;
     const BHI_NO: u64 = 1 << 20;
     const PBRSB_NO: u64 = 1 << 24;
     const GDS_NO: u64 = 1 << 26;
     const RFDS_NO: u64 = 1 << 27;
-    RDCL_NO
+    const RFDS_CLEAR: u64 = 1 << 28;
+    /// No processor has this bit: it is how a hypervisor tells a guest (Linux `msr-index.h`).
+    const ITS_NO: u64 = 1 << 62;
+
+    /// Every immunity: of a guest whose instructions we translate or interpret.
+    pub const IMMUNE: u64 = RDCL_NO
         | IBRS_ALL
         | SKIP_L1DFL
         | SSB_NO
@@ -162,6 +170,10 @@ fn arch_capabilities(_: &mut Exec<'_>) -> u64 {
         | PBRSB_NO
         | GDS_NO
         | RFDS_NO
+        | ITS_NO;
+
+    /// No immunities: that return predictions may come from elsewhere, and what VERW clears.
+    pub const OF_HARDWARE: u64 = RSBA | FB_CLEAR | RRSBA | RFDS_CLEAR;
 }
 
 /// BTS and PEBS are unavailable: read-only ones in IA32_MISC_ENABLE.
@@ -204,7 +216,10 @@ pub static MSRS: &[Msr] = &[
     }),
     // 8 variable ranges, fixed ranges, WC.
     read_only(0xfe, "IA32_MTRRCAP", |_| 0x508),
-    read_only(0x10a, "IA32_ARCH_CAPABILITIES", arch_capabilities).needs(Feature::ArchCapabilities),
+    read_only(0x10a, "IA32_ARCH_CAPABILITIES", |x| {
+        x.model.arch_capabilities
+    })
+    .needs(Feature::ArchCapabilities),
     msr(0x140, "MISC_FEATURE_ENABLES", |_| 0, |_, v| v == 0),
     field!(0x174 "IA32_SYSENTER_CS" sysenter_cs !0u64),
     address!(0x175 "IA32_SYSENTER_ESP" sysenter_esp),
