@@ -29,6 +29,7 @@ enum Word {
     Ebx7,
     Ecx7,
     Edx7,
+    Edx7_2,
     EaxD1,
     Ecx8001,
     Edx8001,
@@ -45,6 +46,7 @@ impl Word {
             Word::Ebx7 => (7, 0, 1),
             Word::Ecx7 => (7, 0, 2),
             Word::Edx7 => (7, 0, 3),
+            Word::Edx7_2 => (7, 2, 3),
             Word::EaxD1 => (0xd, 1, 0),
             Word::Ecx8001 => (0x8000_0001, 0, 2),
             Word::Edx8001 => (0x8000_0001, 0, 3),
@@ -156,6 +158,7 @@ features! {
     Stibp Edx7 27 V1 []
     ArchCapabilities Edx7 29 V1 []
     Ssbd Edx7 31 V1 []
+    BhiCtrl Edx7_2 4 V1 []
     Xsaveopt EaxD1 0 V3 [XSAVEOPT]
     Xsavec EaxD1 1 V3 [XSAVEC]
     Xgetbv1 EaxD1 2 V3 []
@@ -178,6 +181,7 @@ const SPECULATION: &[Feature] = &[
     Feature::SpecCtrl,
     Feature::Stibp,
     Feature::Ssbd,
+    Feature::BhiCtrl,
 ];
 
 /// What every x86-64 processor has and no CPUID bit says.
@@ -450,7 +454,7 @@ impl CpuModel {
         let basic = (0..=BASIC).flat_map(|leaf| {
             let subleaves = match leaf {
                 4 => 5,
-                7 => 2,
+                7 => 3,
                 0xb | 0xd => 3,
                 _ => 1,
             };
@@ -486,11 +490,12 @@ impl CpuModel {
             4 => self.cache(subleaf),
             6 => [self.word(Word::Eax6), 0, 0, 0],
             7 if subleaf == 0 => [
-                0,
+                if self.feature(Feature::BhiCtrl) { 2 } else { 0 },
                 self.word(Word::Ebx7),
                 self.word(Word::Ecx7),
                 self.word(Word::Edx7),
             ],
+            7 if subleaf == 2 => [0, 0, 0, self.word(Word::Edx7_2)],
             0xb => {
                 let (shift, count, kind) = match subleaf {
                     0 => (0, 1, 1),
@@ -690,6 +695,9 @@ mod tests {
         assert_eq!(String::from_utf8(brand).unwrap(), "Moinho x86-64-v2");
         let [den, num, crystal, _] = model.cpuid(0x15, 0, &VIEW);
         assert_eq!(u64::from(crystal) * u64::from(num) / u64::from(den), TSC_HZ);
+        assert_eq!(model.cpuid(7, 0, &VIEW)[0], 2, "BHI_CTRL is in subleaf 2");
+        assert_eq!(model.cpuid(7, 1, &VIEW), [0; 4]);
+        assert_eq!(model.cpuid(7, 2, &VIEW), [0, 0, 0, 1 << 4]);
         let view = View { id: 5, ..VIEW };
         assert_eq!(model.cpuid(0xb, 1, &view), [3, 6, 0x201, 5]);
         assert_eq!(model.cpuid(1, 0, &view)[1], 5 << 24 | 8 << 16 | 8 << 8);
@@ -738,15 +746,16 @@ mod tests {
         let silent = v3.clone().with_host_capabilities(0);
         assert_eq!(silent.arch_capabilities, 0);
         // And there is nothing to say of it.
-        let host = |leaf, _| {
-            if leaf == 7 {
-                [!0, !0, !0, !0 ^ 1 << 26]
-            } else {
-                [!0; 4]
-            }
+        let host = |leaf, sub| match (leaf, sub) {
+            (7, 0) => [0, !0, !0, !0 ^ 1 << 26],
+            (7, _) => [0; 4],
+            _ => [!0; 4],
         };
         let (less, lost) = v3.within(host, &[]);
         assert!(v3.feature(Feature::SpecCtrl) && !less.feature(Feature::SpecCtrl));
+        assert!(v3.feature(Feature::BhiCtrl) && !less.feature(Feature::BhiCtrl));
+        assert_eq!(less.cpuid(7, 0, &VIEW)[0], 0);
+        assert_eq!(less.cpuid(7, 2, &VIEW), [0; 4]);
         assert!(lost.is_empty(), "{lost:?}");
     }
 }

@@ -131,6 +131,21 @@ fn write_pat(x: &mut Exec<'_>, value: u64) -> bool {
     ok
 }
 
+fn write_spec_ctrl(x: &mut Exec<'_>, value: u64) -> bool {
+    // IBRS and STIBP; SSBD; BHI_DIS_S.
+    let bits = [
+        (Feature::SpecCtrl, 3),
+        (Feature::Ssbd, 1 << 2),
+        (Feature::BhiCtrl, 1 << 10),
+    ];
+    let given = bits.iter().filter(|(f, _)| x.model.feature(*f));
+    let ok = value & !given.fold(0, |all, (_, bits)| all | bits) == 0;
+    if ok {
+        x.s.msr.spec_ctrl = value;
+    }
+    ok
+}
+
 /// IA32_ARCH_CAPABILITIES: what a processor says of the faults of speculation. Who is told what,
 /// and why: `docs/decisions/speculation.md`.
 pub mod arch_capabilities {
@@ -199,7 +214,13 @@ pub static MSRS: &[Msr] = &[
     // Locked, without VMX.
     read_only(0x3a, "IA32_FEATURE_CONTROL", |_| 1),
     field!(0x3b "IA32_TSC_ADJUST" tsc_adjust !0u64).needs(Feature::TscAdjust),
-    field!(0x48 "IA32_SPEC_CTRL" spec_ctrl 7u64).needs(Feature::SpecCtrl),
+    msr(
+        0x48,
+        "IA32_SPEC_CTRL",
+        |x| x.s.msr.spec_ctrl,
+        write_spec_ctrl,
+    )
+    .needs(Feature::SpecCtrl),
     Msr {
         index: 0x49,
         name: "IA32_PRED_CMD",

@@ -174,11 +174,14 @@ fn segment(selector: u16, attributes: u16, limit: u32) -> Segment {
 impl Machine {
     /// After reset.
     pub fn new(model: &str) -> Machine {
-        let model = if model == "everything" {
+        Machine::of(if model == "everything" {
             CpuModel::everything()
         } else {
             CpuModel::by_name(model).expect("a model")
-        };
+        })
+    }
+
+    fn of(model: CpuModel) -> Machine {
         let ram = Arc::new(GuestMemory::flat(16 << 20).expect("memory"));
         let signals = Arc::new(Signals::default());
         let vcpu = Interpreter
@@ -290,7 +293,16 @@ impl Machine {
     }
 
     pub fn long_model(model: &str) -> Machine {
-        let mut m = Machine::new(model);
+        Machine::new(model).in_long_mode()
+    }
+
+    /// The same of a model that has no name.
+    pub fn long_of(model: CpuModel) -> Machine {
+        Machine::of(model).in_long_mode()
+    }
+
+    fn in_long_mode(self) -> Machine {
+        let mut m = self;
         m.gdt(0xa9b);
         m.stubs();
         for n in 0..256u64 {

@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use iced_x86::code_asm::*;
+use x86::cpuid::CpuModel;
 use x86::state::{cr0, cr4, rflags, seg, xcr0};
 
 #[test]
@@ -231,6 +232,47 @@ fn msrs_are_checked_and_unknown_ones_ask_the_machine() {
             assert_eq!(s.gpr[RDX] << 32 | s.gpr[RAX], value, "MSR {index:#x}");
         }
     }
+}
+
+/// RDMSR of `index` after WRMSR of `value`, if there is one; `None` is #GP.
+fn msr(model: &CpuModel, index: u32, value: Option<u64>) -> Option<u64> {
+    let mut m = Machine::long_of(model.clone());
+    m.code(CODE, 64, |a| {
+        a.mov(ecx, index as i32)?;
+        if let Some(value) = value {
+            a.mov(eax, value as u32 as i32)?;
+            a.mov(edx, (value >> 32) as u32 as i32)?;
+            a.wrmsr()?;
+        }
+        a.rdmsr()?;
+        a.int3()
+    });
+    let (vector, s) = m.run_to_exception();
+    (vector == 3).then(|| s.gpr[RDX] << 32 | s.gpr[RAX])
+}
+
+#[test]
+fn the_registers_of_speculation_are_what_the_model_says() {
+    let v1 = CpuModel::by_name("x86-64-v1").unwrap();
+    let capabilities = msr(&v1, 0x10a, None).unwrap();
+    assert_eq!(capabilities, v1.arch_capabilities);
+    assert_eq!(capabilities >> 62 & 1, 1, "ITS_NO");
+    for value in [0x400, 0x407] {
+        assert_eq!(msr(&v1, 0x48, Some(value)), Some(value));
+    }
+    let lacks = |leaf, subleaf, bits: u32| {
+        let host = move |l, s| [if (l, s) == (leaf, subleaf) { !bits } else { !0 }; 4];
+        v1.within(host, &[]).0.with_host_capabilities(1)
+    };
+    let no_bhi_ctrl = lacks(7, 2, 1 << 4);
+    assert_eq!(msr(&no_bhi_ctrl, 0x10a, None), Some(1));
+    assert_eq!(msr(&no_bhi_ctrl, 0x48, Some(0x407)), None);
+    assert_eq!(msr(&no_bhi_ctrl, 0x48, Some(7)), Some(7));
+    let no_ssbd = lacks(7, 0, 1 << 31);
+    assert_eq!(msr(&no_ssbd, 0x48, Some(7)), None);
+    assert_eq!(msr(&no_ssbd, 0x48, Some(3)), Some(3));
+    let none = lacks(7, 0, 1 << 26);
+    assert_eq!(msr(&none, 0x48, None), None);
 }
 
 #[test]
