@@ -724,51 +724,17 @@ mod tests {
 
     use super::*;
     use crate::area::{BranchEntry, TlbEntry, View};
+    use crate::end_bus::{END, EndBus};
     use crate::engine::{Options, Peers};
     use iced_x86::code_asm::*;
     use mem::{Gpa, GuestMemory};
     use std::sync::Arc;
     use x86::cpuid::CpuModel;
     use x86::state::{Attributes, Segment, cr0, cr4, efer};
-    use x86::{Bus, Signals, Vcpu};
+    use x86::{Signals, Vcpu};
 
     const CODE: u64 = 0x8000;
     const DATA: u64 = 0x9000;
-    /// Writing to it ends a run.
-    const END: u16 = 0xf4;
-
-    struct EndBus(Arc<Signals>);
-
-    impl Bus for EndBus {
-        fn mmio_read(&mut self, _: Gpa, _: u8) -> u64 {
-            !0
-        }
-        fn mmio_write(&mut self, _: Gpa, _: u8, _: u64) {}
-        fn port_in(&mut self, _: u16, _: u8) -> u32 {
-            !0
-        }
-        fn port_out(&mut self, port: u16, _: u8, _: u32) {
-            if port == END {
-                self.0.raise(Signals::RETURN);
-            }
-        }
-        fn msr_read(&mut self, _: u32) -> Option<u64> {
-            None
-        }
-        fn msr_write(&mut self, _: u32, _: u64) -> bool {
-            false
-        }
-        fn tsc(&mut self) -> u64 {
-            0
-        }
-        fn task_priority(&mut self) -> u8 {
-            0
-        }
-        fn set_task_priority(&mut self, _: u8) {}
-        fn acknowledge(&mut self) -> Option<u8> {
-            None
-        }
-    }
 
     /// A checked processor in 64-bit mode, memory mapped to itself, about to run the code.
     struct Rig {

@@ -4,15 +4,19 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
+#[path = "support/end_bus.rs"]
+mod support;
+
 use bt::{Options, Switches, Translation};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use mem::{Gpa, GuestMemory};
 use std::sync::Arc;
 use std::time::Duration;
+use support::{END, EndBus};
 use x86::cpuid::CpuModel;
 use x86::state::{Attributes, CpuState, Segment, cr0, cr4, efer};
-use x86::{Bus, Engine, Signals, Stop, Vcpu};
+use x86::{Engine, Signals, Stop, Vcpu};
 
 const CODE: u64 = 0x8000;
 /// A function in another page, and other pages that may take its place.
@@ -21,40 +25,6 @@ const OTHER: u64 = 0x5_0000;
 const THIRD: u64 = 0x6_0000;
 /// Page table entries.
 const TABLE: u64 = 0x4000;
-const END: u16 = 0xf4;
-
-struct EndBus(Arc<Signals>);
-
-impl Bus for EndBus {
-    fn mmio_read(&mut self, _: Gpa, _: u8) -> u64 {
-        !0
-    }
-    fn mmio_write(&mut self, _: Gpa, _: u8, _: u64) {}
-    fn port_in(&mut self, _: u16, _: u8) -> u32 {
-        !0
-    }
-    fn port_out(&mut self, port: u16, _: u8, _: u32) {
-        if port == END {
-            self.0.raise(Signals::RETURN);
-        }
-    }
-    fn msr_read(&mut self, _: u32) -> Option<u64> {
-        None
-    }
-    fn msr_write(&mut self, _: u32, _: u64) -> bool {
-        false
-    }
-    fn tsc(&mut self) -> u64 {
-        0
-    }
-    fn task_priority(&mut self) -> u8 {
-        0
-    }
-    fn set_task_priority(&mut self, _: u8) {}
-    fn acknowledge(&mut self) -> Option<u8> {
-        None
-    }
-}
 
 type Code = dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
