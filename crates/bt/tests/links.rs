@@ -393,6 +393,42 @@ fn a_function_gives_its_registers_and_flags_back_wherever_its_stack_lies() {
 }
 
 #[test]
+fn bit_strings_are_reached_by_every_register() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            a.mov(ebx, 0)?;
+            a.mov(esi, 0x3_0000)?;
+            a.mov(r10d, 0x3_0000)?;
+            // Bits behind and before the operand, each set, seen, complemented and cleared.
+            for offset in [0i64, 63, 64, 1000, -1, -130] {
+                a.mov(r11, offset)?;
+                a.mov(rdx, offset)?;
+                a.bts(qword_ptr(rsi), r11)?;
+                a.adc(rbx, 0)?;
+                a.bt(qword_ptr(rsi), rdx)?;
+                a.adc(rbx, 0)?;
+                a.btc(qword_ptr(r10), r11)?;
+                a.adc(rbx, 0)?;
+                a.bts(qword_ptr(r10), rdx)?;
+                a.adc(rbx, 0)?;
+                a.btr(qword_ptr(rsi), r11)?;
+                a.adc(rbx, 0)?;
+                a.mov(r10d, 0x2_f000)?;
+                a.mov(r11d, 0x8000)?;
+                a.lea(r11, qword_ptr(r11 + rdx))?;
+                a.bt(qword_ptr(r10), r11)?;
+                a.adc(rbx, 0)?;
+                a.mov(r10d, 0x3_0000)?;
+            }
+            a.out(u32::from(END), al)
+        });
+        // Seen by BT, BTC and BTR.
+        assert_eq!(rig.run(CODE), 3 * 6);
+        assert_eq!(rig.count("exits_interpret"), 1, "not translated");
+    });
+}
+
+#[test]
 fn returns_without_an_end_let_the_processor_be_stopped() {
     under_each(|rig, _| {
         rig.put(CODE, &|a| {

@@ -67,7 +67,7 @@ pub(super) enum SlowPath {
 pub(super) enum Address {
     Operand(Instruction),
     /// The operand plus eight times the register shifted right by six.
-    Bits(Instruction, u8),
+    Bits(Instruction, Register),
     /// `[register + displacement]`.
     Stack(u8, i32),
     /// The lowest byte of a group's.
@@ -144,10 +144,16 @@ impl Building<'_, '_> {
             Address::Bits(i, bit) => {
                 self.address(i, true);
                 // Arithmetic shift without flags: SARX by a register that holds six.
-                self.asm.store(field::value, *bit);
+                let from = match stolen(*bit) {
+                    Some(home) => Area::home(home),
+                    None => {
+                        self.asm.store(field::value, bit.number() as u8);
+                        field::VALUE
+                    }
+                };
                 self.asm.mov_imm(R10, 6);
-                // sarx r10, gs:[value], r10
-                self.asm.sarx_gs(R10, field::VALUE, R10);
+                // sarx r10, gs:[from], r10
+                self.asm.sarx_gs(R10, from, R10);
                 let sum = Mem {
                     base: Some(R11),
                     index: Some((R10, 3)),

@@ -174,18 +174,19 @@ impl Building<'_, '_> {
     /// A bit string in memory whose 64-bit word is chosen by a register.
     pub(super) fn bit_string(&mut self, i: &Instruction) -> bool {
         let bit = i.op1_register();
-        let (base, index) = (i.memory_base(), i.memory_index());
-        let odd = |r: &Register| stolen(*r).is_some() || r.is_gpr32();
-        if [bit, base, index].iter().any(odd) {
+        if i.memory_base().is_gpr32() || i.memory_index().is_gpr32() {
+            // The sum wraps at 4 GiB.
             return self.interpret();
         }
-        let bit = bit.number() as u8;
         let writes = i.code() != Code::Bt_rm64_r64;
         let access = if writes { Access::Write } else { Access::Read };
         self.check(Address::Bits(*i, bit), access, 8);
         // Only the low six bits of the offset are meant inside the word.
         self.asm.lea(R11, Mem::sum(R10, R11));
-        self.asm.mov(R10, bit);
+        match stolen(bit) {
+            Some(home) => self.asm.load(R10, Mem::gs(Area::home(home))),
+            None => self.asm.mov(R10, bit.number() as u8),
+        }
         if writes {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.pext_gs(R10, R10, field::BIT_MASK);

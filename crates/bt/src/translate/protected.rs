@@ -317,7 +317,7 @@ impl Building<'_, '_> {
             Address::Bits(i, bit) => {
                 self.address_32(i);
                 self.asm.mov_imm(R9, 5);
-                self.asm.sarx32(R9, *bit, R9);
+                self.asm.sarx32(R9, bit.number() as u8, R9);
                 let sum = Mem {
                     base: Some(R11),
                     index: Some((R9, 2)),
@@ -390,7 +390,7 @@ impl Building<'_, '_> {
         }
         let writes = i.code() != Code::Bt_rm32_r32;
         let access = if writes { Access::Write } else { Access::Read };
-        self.check(Address::Bits(*i, bit), access, 4);
+        self.check(Address::Bits(*i, i.op1_register()), access, 4);
         self.asm.lea(R11, Mem::sum(R10, R11));
         if writes {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
