@@ -319,20 +319,40 @@ impl Building<'_, '_> {
 
     pub(super) fn conditional(&mut self, i: &Instruction) {
         let condition = condition_number(i);
-        let target = i.near_branch_target();
-        let taken = self.asm.jcc(condition);
-        if self.is_near(target) && target > self.rip && !self.shadow {
-            self.go(i.next_ip(), self.after.next != 0);
-            self.link(taken, target);
-            return;
+        let (next, target) = (i.next_ip(), i.near_branch_target());
+        if self.is_direct(target) {
+            let taken = self.asm.jcc(condition);
+            self.go(next, self.after.next != 0);
+            self.lead(taken, target);
+        } else if self.is_direct(next) {
+            // A loop goes round by one jump.
+            let out = self.asm.jcc(condition ^ 1);
+            self.go(target, self.after.taken != 0);
+            self.lead(out, next);
+        } else {
+            let taken = self.asm.jcc(condition);
+            self.go(next, self.after.next != 0);
+            self.asm.bind(taken);
+            self.go(target, self.after.taken != 0);
         }
-        self.go(i.next_ip(), self.after.next != 0);
-        if self.t.switches.far && !self.is_near(target) {
-            self.far(taken, target);
-            return;
+    }
+
+    /// True if a jump alone goes on at a constant RIP: it needs no look at the pins before.
+    fn is_direct(&self, target: u64) -> bool {
+        if self.is_near(target) {
+            target > self.rip && !self.shadow
+        } else {
+            self.t.switches.far
         }
-        self.asm.bind(taken);
-        self.go(target, self.after.taken != 0);
+    }
+
+    /// Makes a jump go on there.
+    fn lead(&mut self, hole: Hole, target: u64) {
+        if self.is_near(target) {
+            self.link(hole, target);
+        } else {
+            self.far(hole, target);
+        }
     }
 }
 
