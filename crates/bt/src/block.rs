@@ -226,6 +226,8 @@ pub struct Block {
     pub(super) map: u32,
     pub(super) cold: u32,
     pub(super) next_in_page: u32,
+    /// It ends without a jump: the next block lies behind it and is what it goes on to.
+    pub runs_on: bool,
     /// False after its page was written.
     pub valid: bool,
     /// Its one instruction ends in the next page. Such a block begins with a look at where that

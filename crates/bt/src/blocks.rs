@@ -339,6 +339,25 @@ impl Blocks {
         }
     }
 
+    /// The block that was added last, if that was to the region being filled.
+    pub fn last(&self) -> Option<u32> {
+        self.numbers(self.region).next_back()
+    }
+
+    /// The block added last loses so many bytes at its end to the next one, to which it goes on.
+    pub fn run_on(&mut self, bytes: usize) {
+        if let Some(block) = self.regions[self.region].blocks.last_mut() {
+            block.size -= bytes as u16;
+            block.runs_on = true;
+        }
+    }
+
+    /// The block that goes on to this one without a jump.
+    pub fn runs_into(&self, number: u32) -> Option<u32> {
+        let before = index_of(number).checked_sub(1).map(|_| number - 1)?;
+        self[before].runs_on.then_some(before)
+    }
+
     /// True if no more can be added to the region.
     pub fn is_full(&self) -> bool {
         let region = &self.regions[self.region];
@@ -394,6 +413,7 @@ impl Blocks {
             map,
             cold: new.cold,
             next_in_page,
+            runs_on: false,
             valid: true,
             crosses: new.second.is_some(),
         });
@@ -502,6 +522,16 @@ impl Blocks {
     /// A site by its number.
     pub fn site(&self, number: u32) -> Option<Site> {
         self.sites.get(number as usize).copied().map(Site::unpack)
+    }
+
+    /// The jump of a linked site is elsewhere.
+    pub fn move_jump(&mut self, site: u32, to: u32) {
+        if let Some(mut of) = self.site(site)
+            && let Kind::Link { patch, .. } = &mut of.kind
+        {
+            *patch = to;
+            self.sites[site as usize] = of.pack();
+        }
     }
 
     /// The jump of a site was linked to a block.

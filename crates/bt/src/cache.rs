@@ -151,11 +151,19 @@ impl CodeCache {
     /// Appends a block made for [`Self::next`] and [`Self::next_cold`]; false if it does not fit.
     #[must_use]
     pub fn append(&mut self, bytes: &[u8], cold: &[u8]) -> bool {
+        self.append_over(0, bytes, cold)
+    }
+
+    /// The same for a block that takes the place of so many bytes before [`Self::next`], too.
+    #[must_use]
+    pub fn append_over(&mut self, over: usize, bytes: &[u8], cold: &[u8]) -> bool {
+        let begin = self.used - over;
         let fits = |bytes: &[u8], used, end: usize| bytes.len() <= end - used;
         let cold_fits = cold.is_empty() || fits(cold, self.cold_next, self.cold_end);
-        if !fits(bytes, self.used, self.cold) || !cold_fits {
+        if !fits(bytes, begin, self.cold) || !cold_fits {
             return false;
         }
+        self.used = begin;
         for (bytes, used) in [(bytes, &mut self.used), (cold, &mut self.cold_next)] {
             // SAFETY: the range was just checked to be inside the writable mapping.
             unsafe {
@@ -171,6 +179,14 @@ impl CodeCache {
     /// processor's thread executes the code, and it is not in it now.
     pub fn patch(&mut self, host: u64, value: i32) {
         self.overwrite(host, &value.to_le_bytes());
+    }
+
+    /// Makes the conditional jump whose displacement is at a host address one on the opposite
+    /// condition.
+    pub fn turn(&mut self, host: u64) {
+        if let Some(&[opcode]) = self.code(host - 1, 1) {
+            self.overwrite(host - 1, &[opcode ^ 1]);
+        }
     }
 
     /// Makes the code at a host address a jump to another.

@@ -40,6 +40,8 @@ switches! {
     chain = "chain";
     /// lets branches between pages find their block without the dispatcher
     indirect = "indirect";
+    /// puts a new block in the place of the jump that first led to it, where that is the last code
+    adjoin = "adjoin";
     /// links jumps between pages, behind a look at where the other page is mapped
     far = "far";
     /// links a jump between pages only when it has been taken some times

@@ -123,6 +123,8 @@ pub struct BtVcpu {
     by_code: Map<u64, [u64; 2]>,
     /// How often the pushes and pops of a block did not lie in one page, by its key.
     straddled: Map<u64, u8>,
+    /// The site of the jump for which a block is looked for.
+    wanted: Option<u32>,
     pub(crate) check: Option<Box<Check>>,
     switches: Switches,
     options: Options,
@@ -159,6 +161,8 @@ pub struct Stats {
     pub links: u64,
     /// Jumps between pages linked.
     pub far_links: u64,
+    /// Blocks put in the place of a jump.
+    pub adjoined: u64,
     /// Times the dispatcher looked a block up.
     pub lookups: u64,
     /// Host faults.
@@ -244,6 +248,7 @@ impl BtVcpu {
             stats: Stats::default(),
             by_code: Map::default(),
             straddled: Map::default(),
+            wanted: None,
             check: None,
             switches: options.switches,
             options: options.clone(),
@@ -673,6 +678,7 @@ impl Vcpu for BtVcpu {
             vector_moves,
             links,
             far_links,
+            adjoined,
             lookups,
             faults,
             dropped,
@@ -694,6 +700,7 @@ impl Vcpu for BtVcpu {
             ("vector_moves", vector_moves),
             ("links", links),
             ("far_links", far_links),
+            ("adjoined", adjoined),
             ("lookups", lookups),
             ("faults", faults),
             ("dropped", dropped),

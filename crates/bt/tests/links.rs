@@ -1,6 +1,6 @@
 //! Links between pages and remembered calls, each where it must not hold any more: another page is
 //! mapped at the target, the code that jumps runs at another address, what a call returns to was
-//! written, and returns without an end.
+//! written, and returns without an end. And blocks in the place of a jump.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
@@ -11,6 +11,7 @@ use bt::{Options, Switches, Translation};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use mem::{Gpa, GuestMemory};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{END, EndBus};
@@ -100,7 +101,15 @@ impl Rig {
 
 /// With links made at once and after a while, and without any.
 fn under_each(test: impl Fn(&mut Rig, bool)) {
-    for off in ["", "warm", "far", "returns", "far,returns", "stack-runs"] {
+    for off in [
+        "",
+        "warm",
+        "far",
+        "returns",
+        "far,returns",
+        "stack-runs",
+        "adjoin",
+    ] {
         let mut options = Options::default();
         if !off.is_empty() {
             options.switches = Switches::without(off).unwrap();
@@ -293,6 +302,84 @@ fn a_return_leads_to_the_page_that_is_mapped_there_by_then() {
             sum += from * here;
         }
         assert_eq!(rig.run(FAR + 0xc00), sum);
+    });
+}
+
+#[test]
+fn a_block_in_the_place_of_a_jump_leaves_the_other_side_reachable() {
+    let adjoined = Cell::new(0);
+    // Which side of the branch comes first, and of which kind it is.
+    for (first, jumps_back) in [(3, false), (4, false), (3, true), (4, true)] {
+        under_each(|rig, _| {
+            rig.put(CODE, &move |a| {
+                let [mut again, mut thousand, mut next, mut end] =
+                    core::array::from_fn(|_| a.create_label());
+                a.mov(ebx, 0)?;
+                a.mov(ecx, first)?;
+                if jumps_back {
+                    a.jmp(again)?;
+                    a.set_label(&mut thousand)?;
+                    a.add(rbx, 1000)?;
+                    a.jmp(next)?;
+                }
+                a.set_label(&mut again)?;
+                a.test(ecx, 1)?;
+                a.jne(thousand)?;
+                a.add(rbx, 1)?;
+                if !jumps_back {
+                    a.jmp(next)?;
+                    a.set_label(&mut thousand)?;
+                    a.add(rbx, 1000)?;
+                }
+                a.set_label(&mut next)?;
+                // Now and then over its own operand, with what is there.
+                a.test(ecx, 7)?;
+                a.jne(end)?;
+                a.mov(eax, dword_ptr(CODE))?;
+                a.mov(dword_ptr(CODE), eax)?;
+                a.set_label(&mut end)?;
+                a.add(ecx, 3)?;
+                a.cmp(ecx, first + 3 * 100)?;
+                a.jb(again)?;
+                a.out(u32::from(END), al)
+            });
+            for _ in 0..3 {
+                assert_eq!(rig.run(CODE), 50 * 1001);
+            }
+            adjoined.set(adjoined.get() + rig.count("adjoined"));
+        });
+    }
+    assert!(adjoined.get() > 0);
+}
+
+#[test]
+fn a_block_that_goes_takes_along_what_goes_on_to_it_without_a_jump() {
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            let [mut again, mut end] = core::array::from_fn(|_| a.create_label());
+            a.mov(ebx, 0)?;
+            a.mov(ecx, 100)?;
+            a.mov(rsp, 0x3_0008u64)?;
+            a.set_label(&mut again)?;
+            a.lea(rdx, qword_ptr(rbx + 1))?;
+            a.lea(rsi, qword_ptr(rbx + 2))?;
+            a.test(ecx, ecx)?;
+            a.je(end)?;
+            // Together across a page's end: translated anew after some times.
+            a.push(rdx)?;
+            a.push(rsi)?;
+            a.pop(rbx)?;
+            a.pop(rdi)?;
+            a.sub(rbx, 1)?;
+            a.dec(ecx)?;
+            a.jmp(again)?;
+            a.set_label(&mut end)?;
+            a.out(u32::from(END), al)
+        });
+        for _ in 0..3 {
+            assert_eq!(rig.run(CODE), 100);
+        }
+        assert!(rig.count("dropped") > 0);
     });
 }
 

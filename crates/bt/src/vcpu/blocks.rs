@@ -23,6 +23,24 @@ use x86::{Bus, Signals};
 const STRADDLES: u8 = 2;
 const STRADDLED: usize = 4096;
 
+/// Bytes of the jump that a block ends with.
+const JUMP: u32 = 5;
+
+/// The jump in whose place a block can be put.
+enum JumpPlace {
+    /// It is the last one of its block.
+    Last,
+    /// It is a conditional one with the last one behind it: that one becomes the conditional, on
+    /// the opposite condition.
+    Conditional {
+        /// Where its displacement is.
+        patch: u32,
+        /// The site of the last jump, and where that leads.
+        other: u32,
+        to: u32,
+    },
+}
+
 impl BtVcpu {
     /// Drops the blocks of pages that were written since the count of such stores was `seen`.
     pub(super) fn drop_written(&mut self, seen: u64) {
@@ -75,7 +93,19 @@ impl BtVcpu {
         }
     }
 
+    /// Drops a block, and those that go on to it without a jump that could lead elsewhere.
     pub(super) fn drop_block(&mut self, number: u32) {
+        let mut next = Some(number);
+        while let Some(number) = next {
+            self.drop_one(number);
+            next = self
+                .blocks
+                .runs_into(number)
+                .filter(|n| self.blocks[*n].valid);
+        }
+    }
+
+    fn drop_one(&mut self, number: u32) {
         let block = self.blocks[number];
         if !block.valid {
             return;
@@ -99,12 +129,17 @@ impl BtVcpu {
 
     /// Host address of a block's code.
     pub(crate) fn host_of(&self, number: u32) -> u64 {
-        self.cache.range().0 + u64::from(self.blocks[number].host)
+        self.host(self.blocks[number].host)
+    }
+
+    /// Host address of an offset in the code cache.
+    fn host(&self, offset: u32) -> u64 {
+        self.cache.range().0 + u64::from(offset)
     }
 
     /// Makes the jump whose displacement is at one offset in the code cache lead to another.
     pub(super) fn lead(&mut self, patch: u32, to: u32) {
-        let host = self.cache.range().0 + u64::from(patch);
+        let host = self.host(patch);
         let distance = i64::from(to) - (i64::from(patch) + 4);
         self.cache.patch(host, distance as i32);
     }
@@ -313,6 +348,11 @@ impl BtVcpu {
                 Some((at, _)) => self.target(RamOffset(at.0 & !0xfff), key.mode)?,
                 None => 0,
             };
+            let place = second
+                .is_none()
+                .then(|| self.place_of_jump(target))
+                .flatten();
+            let over = place.as_ref().map_or(0, |_| JUMP);
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
@@ -322,7 +362,7 @@ impl BtVcpu {
                 next_key,
                 view,
                 first_site: self.blocks.next_site(),
-                origin: self.cache.next(),
+                origin: self.cache.next() - u64::from(over),
                 cold: self.cache.next_cold(),
                 cache: self.cache.range().0,
                 counter: self.recorder.as_mut().map(|r| r.counter(number)),
@@ -334,7 +374,8 @@ impl BtVcpu {
             };
             let output = self.translator.block(&x, &source)?;
             let full = self.blocks.is_full();
-            if full || !self.cache.append(&output.code, &output.cold) {
+            let (code, cold) = (&output.code, &output.cold);
+            if full || !self.cache.append_over(over as usize, code, cold) {
                 self.make_room();
                 continue;
             }
@@ -350,12 +391,17 @@ impl BtVcpu {
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += (output.code.len() + output.cold.len()) as u64;
             let first_site = source.first_site;
+            let offset = |host| (host - source.cache) as u32;
+            let (host, cold) = (offset(source.origin), offset(source.cold));
+            if let Some(place) = place {
+                self.adjoin(&place);
+            }
             let number = self.blocks.add(&New {
                 key: target,
                 at: key.at,
                 mode: (target >> 12 & 0xfff) as u16,
-                host: (source.origin - source.cache) as u32,
-                cold: (source.cold - source.cache) as u32,
+                host,
+                cold,
                 size: output.code.len(),
                 completes: output.completes,
                 count: output.count,
@@ -369,6 +415,60 @@ impl BtVcpu {
             return Some(number);
         }
         None
+    }
+
+    /// The place of the jump that asks for the block of a key, if that block can be put there: the
+    /// jump is the end of the last code, and both are of one page and mode.
+    fn place_of_jump(&self, key: u64) -> Option<JumpPlace> {
+        let site = self.wanted.filter(|_| self.switches.adjoin)?;
+        let of = self.blocks.site(site)?;
+        let Kind::Link { patch, .. } = of.kind else {
+            return None;
+        };
+        let from = &self.blocks[self.blocks.last()?];
+        let (size, target) = (
+            u32::from(from.size),
+            from.at().0 & !0xfff | u64::from(of.rip),
+        );
+        let end = from.host + size;
+        let fits = from.valid
+            && (from.host..end).contains(&patch)
+            && self.host(end) == self.cache.next()
+            // What is left has room for the jump that leads away from dropped blocks.
+            && size >= 2 * JUMP
+            && Targets::key(RamOffset(target), from.mode.into()) == Some(key);
+        match end.checked_sub(patch).filter(|_| fits)? {
+            4 => Some(JumpPlace::Last),
+            // A conditional jump before the last one.
+            9 => {
+                let code = self.cache.code(self.host(patch) - 2, 11)?;
+                let &[0x0f, 0x80..=0x8f, _, _, _, _, 0xe9, ref to @ ..] = code else {
+                    return None;
+                };
+                let other = site.checked_sub(1)?;
+                let last = self.blocks.site(other)?.kind;
+                matches!(last, Kind::Link { patch: p, .. } if p == patch + JUMP).then_some(())?;
+                let to = i32::from_le_bytes(to.try_into().ok()?);
+                Some(JumpPlace::Conditional {
+                    patch,
+                    other,
+                    to: end.wrapping_add_signed(to),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// A block has been put there.
+    fn adjoin(&mut self, place: &JumpPlace) {
+        if let JumpPlace::Conditional { patch, other, to } = *place {
+            self.cache.turn(self.host(patch));
+            self.lead(patch, to);
+            self.blocks.move_jump(other, patch);
+        }
+        self.blocks.run_on(JUMP as usize);
+        self.wanted = None;
+        self.stats.adjoined += 1;
     }
 
     /// Links a new block's jumps to the blocks there are.

@@ -122,11 +122,14 @@ impl BtVcpu {
                         return None;
                     }
                     let emptied = self.stats.emptied;
-                    let block = self.find(bus)?;
+                    self.wanted = Some(number);
+                    let found = self.find(bus);
+                    let adjoined = self.wanted.take().is_none();
+                    let block = found?;
                     // The block that jumps may have gone with the whole cache. And the page may be
                     // mapped elsewhere by now, without a flush yet: then the two do not belong
                     // together for good.
-                    let fixed = !self.blocks[block].crosses && self.switches.chain;
+                    let fixed = !adjoined && !self.blocks[block].crosses && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         self.blocks.link(number, block);
                         self.lead(patch, self.blocks[block].host);
