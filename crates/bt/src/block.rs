@@ -222,6 +222,9 @@ pub struct Block {
     /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
     /// before; [`NO_NEXT`] if there is none.
     pub incoming: u32,
+    /// The regions of the code cache, a bit for each, where these jumps, their sites or the code of
+    /// their links may be.
+    pub(super) from: u8,
     /// Where its map begins, its code that hardly ever runs, and the next block of its page.
     pub(super) map: u32,
     pub(super) cold: u32,

@@ -5,7 +5,7 @@
 
 use crate::block::{Block, Kind, NO_NEXT, SITES, Site};
 use crate::cache::REGIONS;
-use crate::targets::Targets;
+use crate::targets::{HASH, Targets};
 use crate::vcpu::Map;
 use mem::RamOffset;
 use std::collections::HashSet;
@@ -67,7 +67,8 @@ struct Region {
     maps: Vec<u8>,
     /// How many sites.
     sites: usize,
-    /// Sites of other regions the code of whose far links is here.
+    /// Sites of other regions the code of whose far links is here, or was; with [`SITES`] added where
+    /// that leads to no block.
     far: Vec<u32>,
 }
 
@@ -114,7 +115,7 @@ impl Region {
 
 /// The first place of a key, and what its entry has beside the number.
 fn place(key: u64) -> (usize, u32) {
-    let hash = key.wrapping_mul(crate::targets::HASH);
+    let hash = key.wrapping_mul(HASH);
     let place = (hash >> (64 - PLACES)) as usize;
     (place, (hash >> (32 - PLACES)) as u32 & !NUMBER)
 }
@@ -190,33 +191,51 @@ impl Blocks {
             if !block.valid {
                 continue;
             }
-            for site in self.unlink(number) {
-                back.extend(
-                    self.way_back(&site)
-                        .filter(|b| b.0 / self.size != region as u32),
-                );
+            if block.from & !(1 << region) == 0 {
+                continue;
             }
+            let links = self.unlink(number);
+            let elsewhere = links.iter().filter(|site| match site.kind {
+                Kind::Link { patch, .. } | Kind::Far { patch, .. } => {
+                    patch / self.size != region as u32
+                }
+                _ => false,
+            });
+            back.extend(elsewhere.filter_map(|site| self.way_back(site)));
         }
         // The code of links that lead elsewhere goes, too.
         let far = std::mem::take(&mut self.regions[region].far);
-        let far: Vec<u32> = far
-            .into_iter()
-            .filter(|site| matches!(self.site(*site).map(|s| s.kind), Some(Kind::Far { .. })))
-            .collect();
-        for site in &far {
-            let site = self.site(*site);
-            back.extend(site.and_then(|site| self.way_back(&site)));
-        }
-        let far: HashSet<u32> = far.into_iter().collect();
+        let (far, mut gone): (HashSet<u32>, Vec<u32>) = {
+            let (linked, loose): (Vec<u32>, Vec<u32>) = far.iter().partition(|s| **s < SITES);
+            (
+                linked.into_iter().collect(),
+                loose.iter().map(|s| s % SITES).collect(),
+            )
+        };
         for other in (0..REGIONS).filter(|r| *r != region) {
             self.regions[other]
                 .far
-                .retain(|site| region_of_site(*site) != region);
+                .retain(|site| region_of_site(*site % SITES) != region);
             for number in self.numbers(other) {
+                if self[number].from & 1 << region == 0 {
+                    continue;
+                }
+                // A site whose link was once here and is elsewhere now leads to a block without it.
                 self.drop_links_from(number, |site| {
-                    region_of_site(site) == region || far.contains(&site)
+                    let here = far.contains(&site);
+                    if here {
+                        gone.push(site);
+                    }
+                    here || region_of_site(site) == region
                 });
+                if let Some(block) = self.get_mut(number) {
+                    block.from &= !(1 << region);
+                }
             }
+        }
+        for site in gone {
+            let site = self.site(site);
+            back.extend(site.and_then(|site| self.way_back(&site)));
         }
         pages.sort_unstable();
         pages.dedup();
@@ -255,15 +274,21 @@ impl Blocks {
         from.valid.then(|| (patch, from.unlinked(site)))
     }
 
-    /// The code of a far link was put into the region being filled.
-    pub fn add_far(&mut self, site: u32) {
+    /// The code of a far link, to a block unless it leads by the branch table for good, was put into
+    /// the region being filled.
+    pub fn add_far(&mut self, site: u32, to: Option<u32>) {
         if region_of_site(site) != self.region {
-            self.regions[self.region].far.push(site);
+            let region = self.region;
+            if let Some(block) = to.and_then(|to| self.get_mut(to)) {
+                block.from |= 1 << region;
+            }
+            let loose = if to.is_none() { SITES } else { 0 };
+            self.regions[region].far.push(site | loose);
         }
     }
 
     /// Takes some jumps out of those that lead to a block.
-    fn drop_links_from(&mut self, number: u32, goes: impl Fn(u32) -> bool) {
+    fn drop_links_from(&mut self, number: u32, mut goes: impl FnMut(u32) -> bool) {
         let mut site = self[number].incoming;
         let mut keep = Vec::new();
         let mut all = true;
@@ -410,6 +435,7 @@ impl Blocks {
             completes: new.completes as u8,
             generation: new.generation,
             incoming: NO_NEXT,
+            from: 0,
             map,
             cold: new.cold,
             next_in_page,
@@ -541,6 +567,7 @@ impl Blocks {
         };
         if let Kind::Link { next, .. } | Kind::Far { next, .. } = &mut of.kind {
             *next = std::mem::replace(&mut block.incoming, site);
+            block.from |= 1 << region_of_site(site);
             self.sites[site as usize] = of.pack();
         }
     }

@@ -46,6 +46,8 @@ pub struct Targets {
     table: Box<[Target]>,
     /// The modes by their numbers.
     modes: Vec<u64>,
+    /// The number of the mode asked for last.
+    last: usize,
     /// The numbers of pages of code, by the keys of their first bytes.
     numbers: Map<u64, u64>,
 }
@@ -56,6 +58,7 @@ impl Targets {
         Targets {
             table: vec![NONE; 1 << BITS].into_boxed_slice(),
             modes: Vec::new(),
+            last: 0,
             numbers: Map::default(),
         }
     }
@@ -67,14 +70,17 @@ impl Targets {
 
     /// The number of a mode; `None` if there are too many: [`Self::clear`] makes room.
     pub fn mode(&mut self, mode: u64) -> Option<u64> {
+        if self.modes.get(self.last) == Some(&mode) {
+            return Some(self.last as u64);
+        }
         let known = self.modes.iter().position(|m| *m == mode);
-        let number = known.or_else(|| {
+        self.last = known.or_else(|| {
             (self.modes.len() < MODES).then(|| {
                 self.modes.push(mode);
                 self.modes.len() - 1
             })
         })?;
-        Some(number as u64)
+        Some(self.last as u64)
     }
 
     /// The mode of a number.

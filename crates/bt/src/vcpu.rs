@@ -44,7 +44,9 @@ pub(crate) struct WordHasher(u64);
 
 impl Hasher for WordHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // The table takes the low bits for the place: below the zeros of a page's address they
+        // would be the same for all.
+        self.0.rotate_left(26)
     }
     fn write(&mut self, bytes: &[u8]) {
         for &b in bytes {

@@ -226,8 +226,6 @@ impl BtVcpu {
         // Emptying the cache has forgotten the numbers of the modes.
         let target = self.target(at, mode)?;
         let (second, host) = (self.blocks.second(number), self.host_of(number));
-        let next = linear.wrapping_add(0x1000);
-        let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
         let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
         // Which blocks fit depends on the mode; when it changes, the tables of all views go.
         let area = &mut *self.area;
@@ -245,6 +243,8 @@ impl BtVcpu {
         area.levels[view as usize] = level;
         if let Some(key) = next_key {
             // The block looks for it.
+            let next = linear.wrapping_add(0x1000);
+            let next_global = self.interp.cpu().tlb.is_global(Access::Execute, next);
             area.note_code(view, next, next_global);
             let code = &mut area.tables[view as usize].code;
             if !code.knows_page(next, key) {
@@ -261,9 +261,9 @@ impl BtVcpu {
         let page = target & !0xfff;
         if !code.knows_page(linear, page) {
             code.enter_page(linear, page, self.targets.number(page));
+            self.code_pages.insert(linear >> 12);
         }
         self.targets.insert(target, host);
-        self.code_pages.insert(linear >> 12);
         Some(number)
     }
 
@@ -566,7 +566,7 @@ impl BtVcpu {
             self.blocks.link(site, number);
             self.stats.far_links += 1;
         }
-        self.blocks.add_far(site);
+        self.blocks.add_far(site, guard.map(|_| number));
         self.lead(patch, (at - self.cache.range().0) as u32);
         Some(())
     }
