@@ -116,7 +116,49 @@ impl Head {
     }
 }
 
+/// Code of a few instructions that is the same each time but for one number and the destination of
+/// one jump: made once, and copied.
+pub struct Pattern {
+    bytes: [u8; 80],
+    len: usize,
+    number: usize,
+    hole: usize,
+}
+
 impl Asm {
+    /// All there is as a pattern, with the number of four bytes at an offset and a hole.
+    pub fn pattern(self, number: Option<usize>, hole: Option<Hole>) -> Pattern {
+        let len = self.bytes.len();
+        let mut bytes = [0; 80];
+        bytes[..len].copy_from_slice(&self.bytes);
+        let hole = hole.map_or(0, |hole| match hole {
+            Hole::Near(at) | Hole::Short(at) => at,
+        });
+        Pattern {
+            bytes,
+            len,
+            number: number.unwrap_or(0),
+            hole,
+        }
+    }
+
+    /// The code of a pattern; its hole.
+    pub fn copy(&mut self, pattern: &Pattern) -> Hole {
+        let at = self.bytes.len();
+        // Whole and cut: a copy of so many bytes would be a call.
+        self.bytes.extend_from_slice(&pattern.bytes);
+        self.bytes.truncate(at + pattern.len);
+        Hole::Near(at + pattern.hole)
+    }
+
+    /// The same with another number.
+    pub fn copy_with(&mut self, pattern: &Pattern, number: i32) -> Hole {
+        let at = self.bytes.len() + pattern.number;
+        let hole = self.copy(pattern);
+        self.bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        hole
+    }
+
     /// An empty block at `origin`.
     pub fn new(origin: u64) -> Asm {
         Asm {

@@ -27,17 +27,18 @@ mod stack;
 mod strings;
 mod strings_32;
 
-use access::{Address, Holes, Restore, Slow, SlowPath};
+use access::{Address, Checks, Holes, Restore, Slow, SlowPath};
+use branch::Calls;
 pub use branch::FarLink;
 use classify::{Class, flags_before};
 use plain::{is_scan, names_high_byte, popped, sized, stolen};
 use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
 
-use crate::area::{Area, TLB_ENTRIES, View};
+use crate::area::{Area, TLB_ENTRIES, VIEWS, View};
 use crate::block::{Kind, Site};
 use crate::dump::Treatment;
-use crate::emit::{Asm, Mem, R10, R11, RSP};
+use crate::emit::{Asm, Mem, Pattern, R10, R11, RSP};
 use crate::pages::Liveness;
 use crate::switches::Switches;
 use core::cell::Cell;
@@ -157,6 +158,11 @@ pub struct Translator {
     pub(crate) switches: Switches,
     /// Vectors of the last block, to be used again.
     spare: Spare,
+    /// Code that is the same again and again: the checks of accesses, for reads and for writes, what
+    /// is done to the calls that are remembered, by view, and the polls.
+    checks: [[Checks; 2]; VIEWS],
+    calls: [Calls; VIEWS],
+    polls: [Pattern; 2],
     /// How an instruction uses its memory operand, by its code.
     accesses: Box<[Option<MemoryUse>]>,
     /// What it writes, by its code.
@@ -202,6 +208,9 @@ impl Translator {
             native,
             switches,
             spare: Spare::default(),
+            checks: Checks::all(),
+            calls: View::ALL.map(Calls::new),
+            polls: branch::polls(),
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
             written: vec![None; Code::values().len()].into_boxed_slice(),
             natives: vec![Cell::new(None); Code::values().len()].into_boxed_slice(),
@@ -250,13 +259,19 @@ impl Translator {
             (bytes, longest) = (joined, 1);
         }
         let bits = source.view.bits();
-        let mut decoder = Decoder::with_ip(bits, bytes, source.rip, x.model.decoder_options());
-        let mut spare = core::mem::take(&mut self.spare);
-        self.spare.output.cold = take(&mut spare.output.cold);
-        let mut list = take(&mut spare.list);
+        // One for all: making one costs as much as an instruction.
+        let decoder = |bytes| Decoder::with_ip(bits, bytes, source.rip, x.model.decoder_options());
+        let mut of_page = decoder(&source.page[..]);
+        of_page.set_position(start).ok()?;
+        let mut of_joined = joined.as_deref().map(decoder);
+        let (decoder, first) = match &mut of_joined {
+            Some(joined) => (joined, 0),
+            None => (&mut of_page, start),
+        };
+        let mut list = take(&mut self.spare.list);
         list.clear();
         while list.len() < longest && decoder.can_decode() {
-            let at = decoder.position();
+            let at = decoder.position() - first;
             let i = decoder.decode();
             if joined.is_none() && i.is_invalid() && bytes.len() - at < 15 {
                 break;
@@ -280,33 +295,38 @@ impl Translator {
             list.truncate(keep);
         }
         let Some((last, last_class, _)) = list.last().copied() else {
-            self.spare = spare;
+            self.spare.list = list;
             return None;
         };
-        let after = self.live_after(x, source, &last, last_class);
+        let after = self.live_after(x, source, &mut of_page, &last, last_class);
         let mut live = after.next | after.taken;
-        let mut needed = take(&mut spare.needed);
+        let mut needed = take(&mut self.spare.needed);
         needed.clear();
         needed.resize(list.len(), 0);
         for (n, (i, class, _)) in list.iter().enumerate().rev() {
             live = flags_before(i, *class, live);
             needed[n] = live;
         }
-        let mut plan = take(&mut spare.plan);
+        let mut plan = take(&mut self.spare.plan);
         let grouping = self.switches.group && self.switches.short_check && self.switches.liveness;
         if grouping && bits == 64 && joined.is_none() {
             self.plan(&list, &needed, &mut plan);
         } else {
             plan.clear(list.len());
         }
+        let spare = &mut self.spare;
+        let mut map = take(&mut spare.output.map);
+        let code = take(&mut spare.output.code);
+        let sites = take(&mut spare.output.sites);
+        let (slow, kept) = (take(&mut spare.slow), take(&mut spare.kept));
         let mut block = Building {
             t: self,
             source,
-            asm: Asm::with_buffer(source.origin, take(&mut spare.output.code)),
+            asm: Asm::with_buffer(source.origin, code),
             cold: Vec::new(),
-            sites: take(&mut spare.output.sites),
+            sites,
             accesses: 0,
-            slow: take(&mut spare.slow),
+            slow,
             live: false,
             rip: source.rip,
             code: Code::INVALID,
@@ -318,7 +338,7 @@ impl Translator {
             at: 0,
             left_out: None,
             access_end: None,
-            kept: take(&mut spare.kept),
+            kept,
         };
         if let Some(counter) = source.counter {
             block.asm.count_at(counter);
@@ -328,7 +348,6 @@ impl Translator {
             block.live = needed[0] != 0 || !liveness;
             block.guard_next_page();
         }
-        let mut map = take(&mut spare.output.map);
         let mut done = false;
         let mut groups = plan.groups.iter().peekable();
         let mut apart = Vec::new();
@@ -424,8 +443,6 @@ impl Translator {
             slow,
             ..
         } = block;
-        (spare.slow, spare.kept) = (slow, kept);
-        spare.kept.clear();
         #[cfg(test)]
         if let Some((from, to)) = asked
             && let Some(at) = asm.bytes.windows(from.len()).position(|w| w == from)
@@ -436,8 +453,10 @@ impl Translator {
             Some(_) => list[..count].iter().map(|l| l.1.treatment()).collect(),
             None => Vec::new(),
         };
+        let spare = &mut self.spare;
+        (spare.slow, spare.kept) = (slow, kept);
+        spare.kept.clear();
         (spare.list, spare.needed, spare.plan) = (list, needed, plan);
-        self.spare = spare;
         Some(Output {
             code: asm.bytes,
             cold,

@@ -5,9 +5,9 @@ use super::field;
 use super::plain::{gpr_number, stolen};
 use super::shared::Way;
 use super::{Building, TLB_INDEX};
-use crate::area::Area;
+use crate::area::{Area, VIEWS, View};
 use crate::block::{FAR_SHIFT, Kind, Site};
-use crate::emit::{Asm, Hole, Mem, R10, R11, RCX};
+use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX};
 use core::mem::take;
 use iced_x86::{Instruction, Register};
 use x86::mmu::Access;
@@ -60,6 +60,53 @@ pub(super) enum SlowPath {
     Return,
     /// Leaves, to go on at this offset from the page.
     Leave(u64),
+}
+
+/// The checks of the address in R11 by one table of the TLB.
+pub(super) struct Checks {
+    /// The short one; its number is the last offset in a page that passes.
+    short: Pattern,
+    /// The one that leaves the flags alone, before and after RCX is made the last byte's address.
+    flagless: [Pattern; 2],
+}
+
+impl Checks {
+    /// Of each view, for reads and for writes.
+    pub(super) fn all() -> [[Checks; 2]; VIEWS] {
+        View::ALL.map(|view| [Area::read_table(view), Area::write_table(view)].map(Checks::new))
+    }
+
+    fn new(table: i32) -> Checks {
+        let mut asm = Asm::new(0);
+        asm.rorx(R10, R11, 8);
+        asm.and_imm32(R10, TLB_INDEX);
+        asm.add_mem(R11, Mem::gs_base(R10, table));
+        asm.cmp_imm(R11, 0);
+        let number = asm.bytes.len() - 4;
+        let slow = asm.jcc(7); // above
+        asm.load(R10, Mem::gs_base(R10, table + 8));
+        let short = asm.pattern(Some(number), Some(slow));
+        // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
+        let mut asm = Asm::new(0);
+        asm.store(field::spill, RCX);
+        asm.pext_gs(R10, R11, field::TLB_MASK);
+        asm.lea(R10, Mem::sum(R10, R10));
+        asm.load(RCX, Mem::gs_index8(R10, table));
+        asm.lea(R11, Mem::sum(R11, RCX));
+        let before = asm.pattern(None, None);
+        let mut asm = Asm::new(0);
+        asm.pext_gs(RCX, RCX, field::PAGE_MASK);
+        let hit = asm.jrcxz();
+        let slow = asm.jmp();
+        asm.bind(hit);
+        asm.load(RCX, field::spill);
+        asm.load(R10, Mem::gs_index8(R10, table + 8));
+        let after = asm.pattern(None, Some(slow));
+        Checks {
+            short,
+            flagless: [before, after],
+        }
+    }
 }
 
 /// How the address of an access is worked out.
@@ -202,38 +249,22 @@ impl Building<'_, '_> {
     /// Looks for so many bytes at R11 in the TLB: they are at `[r10 + r11]` if it knows them. Where
     /// to go if not, and what is to be given back there.
     pub(super) fn look_up(&mut self, access: Access, size: i32) -> (Hole, Restore) {
-        let table = match access {
-            Access::Write => Area::write_table(self.source.view),
-            _ => Area::read_table(self.source.view),
-        };
         if !self.live && self.t.switches.short_check {
-            return (self.compare(table, size), Restore::Nothing);
+            return (self.compare(access, size), Restore::Nothing);
         }
-        // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
-        self.asm.store(field::spill, RCX);
-        self.asm.pext_gs(R10, R11, field::TLB_MASK);
-        self.asm.lea(R10, Mem::sum(R10, R10));
-        self.asm.load(RCX, Mem::gs_index8(R10, table));
-        self.asm.lea(R11, Mem::sum(R11, RCX));
+        let checks =
+            &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
+        let _ = self.asm.copy(&checks.flagless[0]);
         self.asm.lea(RCX, Mem::base(R11, size - 1));
-        self.asm.pext_gs(RCX, RCX, field::PAGE_MASK);
-        let hit = self.asm.jrcxz();
-        let slow = self.asm.jmp();
-        self.asm.bind(hit);
-        self.asm.load(RCX, field::spill);
-        self.asm.load(R10, Mem::gs_index8(R10, table + 8));
+        let slow = self.asm.copy(&checks.flagless[1]);
         (slow, Restore::Rcx)
     }
 
-    /// The short check of so many bytes at R11 by a table; where to go if it fails.
-    pub(super) fn compare(&mut self, table: i32, size: i32) -> Hole {
-        self.asm.rorx(R10, R11, 8);
-        self.asm.and_imm32(R10, TLB_INDEX);
-        self.asm.add_mem(R11, Mem::gs_base(R10, table));
-        self.asm.cmp_imm(R11, 4096 - size);
-        let slow = self.asm.jcc(7); // above
-        self.asm.load(R10, Mem::gs_base(R10, table + 8));
-        slow
+    /// The short check of so many bytes at R11; where to go if it fails.
+    pub(super) fn compare(&mut self, access: Access, size: i32) -> Hole {
+        let checks =
+            &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
+        self.asm.copy_with(&checks.short, 4096 - size)
     }
 
     /// Makes the slow paths, apart from the code that runs.
@@ -248,7 +279,8 @@ impl Building<'_, '_> {
         let others = |slow: &&Slow| !matches!(slow.what, SlowPath::Link);
         let ordered = slow.iter().filter(links).chain(slow.iter().filter(others));
         // Ends that others may share.
-        let mut ends: [Option<(u64, u64)>; 4] = [None; 4];
+        let mut ends = [(0, 0); 4];
+        let mut made = 0;
         for slow in ordered {
             if let SlowPath::Far(..) = slow.what {
                 self.place_far(slow.site);
@@ -282,12 +314,12 @@ impl Building<'_, '_> {
             };
             self.asm.mov_imm(R10, slow.site.into());
             let here = self.asm.here();
-            let known = ends.iter().flatten().find(|(to, _)| *to == exit);
+            let known = ends.iter().find(|(to, at)| *to == exit && here - at < 126);
             match known {
-                Some((_, end)) if here - end < 126 => self.asm.jmp_back(*end),
-                _ => {
-                    ends.rotate_right(1);
-                    ends[0] = Some((exit, here));
+                Some((_, end)) => self.asm.jmp_back(*end),
+                None => {
+                    ends[made % ends.len()] = (exit, here);
+                    made += 1;
                     self.asm.jmp_to(exit);
                 }
             }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::area::{Area, View};
 use crate::block::{Kind, NO_NEXT};
-use crate::emit::{Asm, Hole, Mem, R10, R11, RCX, RSP};
+use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use x86::mmu::Access;
 
@@ -55,16 +55,11 @@ impl Building<'_, '_> {
         if !self.t.switches.returns {
             return None;
         }
-        let view = self.source.view;
-        let next = |table| Mem::gs_index8(R11, table + 8);
         self.asm.not(from);
-        self.asm.load8(R11, Mem::gs(Area::calls(view)));
-        self.asm.store(next(Area::returns(view)), from);
-        let stub = self.asm.lea_ahead(R10);
-        self.asm.store(next(Area::stubs(view)), R10);
-        self.asm.lea32(R11, Mem::base(R11, 1));
-        self.asm.store8(Mem::gs(Area::calls(view)), R11);
-        Some(stub)
+        let calls = &self.t.calls[self.source.view as usize];
+        self.asm.load8(R11, calls.number);
+        self.asm.store(calls.next_return, from);
+        Some(self.asm.copy(&calls.remember))
     }
 
     /// Where a call returns to, with the RIP in R11: at `target` in this page, or by the branch
@@ -102,21 +97,7 @@ impl Building<'_, '_> {
             return;
         }
         let site = self.site(Kind::Branch { moved });
-        self.asm.store(field::spill, RCX);
-        self.asm.load8(R10, Mem::gs(Area::calls(view)));
-        self.asm.load(RCX, Mem::gs_index8(R10, Area::returns(view)));
-        let difference = Mem {
-            disp: 1,
-            ..Mem::sum(RCX, R11)
-        };
-        self.asm.lea(RCX, difference);
-        let last = self.asm.jrcxz();
-        let other = self.asm.jmp();
-        self.asm.bind(last);
-        self.asm.lea32(RCX, Mem::base(R10, -1));
-        self.asm.store8(Mem::gs(Area::calls(view)), RCX);
-        self.asm.load(RCX, field::spill);
-        self.asm.jmp_mem(Mem::gs_index8(R10, Area::stubs(view)));
+        let other = self.asm.copy(&self.t.calls[view as usize].go_back);
         self.slow.push(Slow {
             holes: Holes::One(other),
             restore: Restore::Nothing,
@@ -245,22 +226,7 @@ impl Building<'_, '_> {
 
     /// Leaves, to go on at `target`, if pins are up; `live`: flags are needed there.
     pub(super) fn poll(&mut self, target: u64, live: bool) {
-        let up = if live {
-            self.asm.store(field::spill, RCX);
-            self.asm.load(RCX, field::pins);
-            self.asm.load32(RCX, Mem::base(RCX, 0));
-            self.asm.pext_gs(RCX, RCX, field::PIN_MASK);
-            let quiet = self.asm.jrcxz();
-            let up = self.asm.jmp();
-            self.asm.bind(quiet);
-            self.asm.load(RCX, field::spill);
-            up
-        } else {
-            self.asm.load(R11, field::pins);
-            self.asm.load32(R11, Mem::base(R11, 0));
-            self.asm.test_mem32(R11, field::pin_mask);
-            self.asm.jcc(NOT_EQUAL)
-        };
+        let up = self.asm.copy(&self.t.polls[usize::from(live)]);
         self.slow.push(Slow {
             holes: Holes::One(up),
             restore: if live { Restore::Rcx } else { Restore::Nothing },
@@ -352,6 +318,72 @@ impl Building<'_, '_> {
             self.link(hole, target);
         } else {
             self.far(hole, target);
+        }
+    }
+}
+
+/// The polls: where flags are dead, and where they are live.
+pub(super) fn polls() -> [Pattern; 2] {
+    let mut asm = Asm::new(0);
+    asm.load(R11, field::pins);
+    asm.load32(R11, Mem::base(R11, 0));
+    asm.test_mem32(R11, field::pin_mask);
+    let up = asm.jcc(NOT_EQUAL);
+    let dead = asm.pattern(None, Some(up));
+    let mut asm = Asm::new(0);
+    asm.store(field::spill, RCX);
+    asm.load(RCX, field::pins);
+    asm.load32(RCX, Mem::base(RCX, 0));
+    asm.pext_gs(RCX, RCX, field::PIN_MASK);
+    let quiet = asm.jrcxz();
+    let up = asm.jmp();
+    asm.bind(quiet);
+    asm.load(RCX, field::spill);
+    [dead, asm.pattern(None, Some(up))]
+}
+
+/// What is done to the calls of a view that are remembered.
+pub(super) struct Calls {
+    /// Where the number of the last one is, and the return address of the next, by that number in
+    /// R11.
+    number: Mem,
+    next_return: Mem,
+    /// Remembers that a call, number R11, returns to the place of the hole.
+    remember: Pattern,
+    /// Returns to the RIP in R11; to the hole if that is not behind the last call.
+    go_back: Pattern,
+}
+
+impl Calls {
+    pub(super) fn new(view: View) -> Calls {
+        let number = Mem::gs(Area::calls(view));
+        let mut asm = Asm::new(0);
+        let stub = asm.lea_ahead(R10);
+        asm.store(Mem::gs_index8(R11, Area::stubs(view) + 8), R10);
+        asm.lea32(R11, Mem::base(R11, 1));
+        asm.store8(number, R11);
+        let remember = asm.pattern(None, Some(stub));
+        let mut asm = Asm::new(0);
+        asm.store(field::spill, RCX);
+        asm.load8(R10, number);
+        asm.load(RCX, Mem::gs_index8(R10, Area::returns(view)));
+        let difference = Mem {
+            disp: 1,
+            ..Mem::sum(RCX, R11)
+        };
+        asm.lea(RCX, difference);
+        let last = asm.jrcxz();
+        let other = asm.jmp();
+        asm.bind(last);
+        asm.lea32(RCX, Mem::base(R10, -1));
+        asm.store8(number, RCX);
+        asm.load(RCX, field::spill);
+        asm.jmp_mem(Mem::gs_index8(R10, Area::stubs(view)));
+        Calls {
+            number,
+            next_return: Mem::gs_index8(R11, Area::returns(view) + 8),
+            remember,
+            go_back: asm.pattern(None, Some(other)),
         }
     }
 }

@@ -293,20 +293,23 @@ impl Translator {
         if memory { Class::Memory } else { Class::Plain }
     }
 
-    /// The flags that what follows the block may read.
+    /// The flags that what follows the block may read. `decoder`: of the page.
     pub(super) fn live_after(
         &mut self,
         x: &Exec<'_>,
         s: &Source<'_>,
+        decoder: &mut Decoder<'_>,
         last: &Instruction,
         class: Class,
     ) -> LiveAfter {
         let (mut next, mut taken) = (0, 0);
         match class {
-            Class::Jump | Class::Call => taken = self.peek(x, s, last.near_branch_target()),
+            Class::Jump | Class::Call => {
+                taken = self.peek(x, s, decoder, last.near_branch_target())
+            }
             Class::Conditional | Class::Loop => {
-                taken = self.peek(x, s, last.near_branch_target());
-                next = self.peek(x, s, last.next_ip());
+                taken = self.peek(x, s, decoder, last.near_branch_target());
+                next = self.peek(x, s, decoder, last.next_ip());
             }
             Class::Interpret
             | Class::ToSpace
@@ -316,19 +319,25 @@ impl Translator {
                 taken = FLAGS;
             }
             Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => taken = FLAGS,
-            _ => next = self.peek(x, s, last.next_ip()),
+            _ => next = self.peek(x, s, decoder, last.next_ip()),
         }
         LiveAfter { next, taken }
     }
 
     /// Looks at a few instructions at `rip` in the same page: which flags may they read?
-    fn peek(&mut self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
+    fn peek(
+        &mut self,
+        x: &Exec<'_>,
+        source: &Source<'_>,
+        decoder: &mut Decoder<'_>,
+        rip: u64,
+    ) -> u32 {
         if rip >> 12 != 0 || !self.switches.liveness {
             return FLAGS;
         }
         match source.live[rip as usize].get() {
             0 => {
-                let live = self.look(x, source, rip);
+                let live = self.look(x, decoder, rip);
                 source.live[rip as usize].set(live as u8 + 1);
                 live
             }
@@ -336,10 +345,11 @@ impl Translator {
         }
     }
 
-    fn look(&self, x: &Exec<'_>, source: &Source<'_>, rip: u64) -> u32 {
-        let bytes = &source.page[rip as usize..];
-        let bits = source.view.bits();
-        let mut decoder = Decoder::with_ip(bits, bytes, rip, x.model.decoder_options());
+    fn look(&self, x: &Exec<'_>, decoder: &mut Decoder<'_>, rip: u64) -> u32 {
+        if decoder.set_position(rip as usize).is_err() {
+            return FLAGS;
+        }
+        decoder.set_ip(rip);
         let (mut read, mut open) = (0, FLAGS);
         for _ in 0..10 {
             if !decoder.can_decode() {

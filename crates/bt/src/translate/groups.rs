@@ -24,7 +24,6 @@ use super::{
     Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, names_high_byte, sized,
     stolen,
 };
-use crate::area::Area;
 use crate::block::STRETCH;
 use crate::emit::{Hole, Mem, R11};
 use core::ops::Range;
@@ -382,10 +381,6 @@ impl Building<'_, '_> {
     /// Checks a group's stretch: afterwards `[r10 + r11]` is its lowest byte. If there are to be
     /// other copies: where to go if it cannot be used as a whole.
     pub(super) fn check_group(&mut self, group: &Group) -> Option<Hole> {
-        let table = match group.access {
-            Access::Write => Area::write_table(self.source.view),
-            _ => Area::read_table(self.source.view),
-        };
         let (base, index, scale) = group.key;
         let index =
             (index != Register::None).then(|| (index.number() as u8, scale.trailing_zeros() as u8));
@@ -397,7 +392,7 @@ impl Building<'_, '_> {
         };
         let retry = self.asm.here();
         self.asm.lea(R11, low);
-        let hole = self.compare(table, group.span);
+        let hole = self.compare(group.access, group.span);
         if self.has_copies() {
             return Some(hole);
         }
