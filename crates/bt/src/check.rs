@@ -938,8 +938,8 @@ mod tests {
     #[test]
     fn a_wrong_store_is_caught() {
         let mut rig = Rig::new(summing);
-        // mov [r10+r11+8], eax, in a group, becomes one of ecx.
-        rig.sabotage(&[0x43, 0x89, 0x44, 0x1a], &[0x43, 0x89, 0x4c, 0x1a]);
+        // mov [r11+8], eax, in a group, becomes one of ecx.
+        rig.sabotage(&[0x41, 0x89, 0x43, 8], &[0x41, 0x89, 0x4b, 8]);
         rig.caught(&["it differs", "memory at 0x9008"]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A block is a run of instructions inside one page up to a branch. An instruction without a
 //! memory operand is copied as it is. One with a memory operand gets a software TLB check in
-//! front and `[r10 + r11]` as its operand, or shares one with others ([`groups`]). Sensitive
+//! front and `[r11]` as its operand, or shares one with others ([`groups`]). Sensitive
 //! instructions, and all that is rare, become an exit to the interpreter.
 //!
 //! Guest flags live in the host's flags. The check destroys them, so where they are still needed
@@ -493,7 +493,7 @@ struct Building<'t, 's> {
     after: LiveAfter,
     /// The current instruction's access was checked with its group: its distance from there.
     grouped: Option<i32>,
-    /// The last access checked: its distance from `[r10 + r11]`.
+    /// The last access checked: its distance from `[r11]`.
     at: i32,
     /// The check that was left out for that.
     left_out: Option<Check>,
@@ -525,12 +525,7 @@ impl Building<'_, '_> {
 
     /// The place of the access that was checked last.
     fn place(&self) -> Mem {
-        Mem {
-            base: Some(R10),
-            index: Some((R11, 0)),
-            disp: self.at,
-            gs: false,
-        }
+        Mem::base(R11, self.at)
     }
 
     /// The site of an access whose check is at the host address `retry`.
@@ -611,7 +606,7 @@ impl Building<'_, '_> {
             Class::Leave => {
                 self.check(Address::Stack(5, 0), Access::Read, 8);
                 // The load comes first: nothing has changed if the host faults at it.
-                self.asm.load(R10, Mem::sum(R10, R11));
+                self.asm.load(R10, Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(5, 8));
                 self.asm.mov(5, R10);
             }

@@ -84,7 +84,7 @@ impl Checks {
         asm.cmp_imm(R11, 0);
         let number = asm.bytes.len() - 4;
         let slow = asm.jcc(7); // above
-        asm.load(R10, Mem::gs_base(R10, table + 8));
+        asm.add_mem(R11, Mem::gs_base(R10, table + 8));
         let short = asm.pattern(Some(number), Some(slow));
         // The same without flags: PEXT for the index, LEA for the sum, JRCXZ for the test.
         let mut asm = Asm::new(0);
@@ -101,6 +101,7 @@ impl Checks {
         asm.bind(hit);
         asm.load(RCX, field::spill);
         asm.load(R10, Mem::gs_index8(R10, table + 8));
+        asm.lea(R11, Mem::sum(R11, R10));
         let after = asm.pattern(None, Some(slow));
         Checks {
             short,
@@ -215,7 +216,7 @@ impl Building<'_, '_> {
     }
 
     /// Checks an access, unless its group was: afterwards [`Building::place`] is where it goes in
-    /// this process, and that is `[r10 + r11]` if it is in no group.
+    /// this process, and that is `[r11]` if it is in no group. R10 is lost.
     pub(super) fn check(&mut self, address: Address, access: Access, size: u8) {
         self.at = self.grouped.unwrap_or(0);
         if self.grouped.is_some() {
@@ -246,7 +247,7 @@ impl Building<'_, '_> {
         });
     }
 
-    /// Looks for so many bytes at R11 in the TLB: they are at `[r10 + r11]` if it knows them. Where
+    /// Looks for so many bytes at R11 in the TLB: they are at `[r11]` then, if it knows them. Where
     /// to go if not, and what is to be given back there.
     pub(super) fn look_up(&mut self, access: Access, size: i32) -> (Hole, Restore) {
         if !self.live && self.t.switches.short_check {

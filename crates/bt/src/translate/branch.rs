@@ -15,9 +15,8 @@ use x86::mmu::Access;
 impl Building<'_, '_> {
     pub(super) fn push_return(&mut self, offset: u64) {
         self.check(Address::Stack(RSP, -8), Access::Write, 8);
-        self.asm.lea(R11, self.place());
         self.linear(R10, offset);
-        self.asm.store(Mem::base(R11, 0), R10);
+        self.asm.store(self.place(), R10);
         self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 
@@ -25,7 +24,7 @@ impl Building<'_, '_> {
     pub(super) fn target(&mut self, i: &Instruction) {
         if i.op0_kind() == OpKind::Memory {
             self.check(Address::Operand(*i), Access::Read, 8);
-            self.asm.load(R11, Mem::sum(R10, R11));
+            self.asm.load(R11, self.place());
             return;
         }
         match stolen(i.op0_register()) {

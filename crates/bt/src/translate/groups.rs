@@ -378,7 +378,7 @@ fn close(open: &mut Option<Open>, plan: &mut Plan) {
 }
 
 impl Building<'_, '_> {
-    /// Checks a group's stretch: afterwards `[r10 + r11]` is its lowest byte. If there are to be
+    /// Checks a group's stretch: afterwards `[r11]` is its lowest byte. If there are to be
     /// other copies: where to go if it cannot be used as a whole.
     pub(super) fn check_group(&mut self, group: &Group) -> Option<Hole> {
         let (base, index, scale) = group.key;

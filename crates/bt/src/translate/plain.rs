@@ -118,32 +118,22 @@ impl Building<'_, '_> {
             native.set_has_rep_prefix(false);
         }
         native.set_segment_prefix(Register::None);
-        let at = if used.is_empty() {
-            self.grouped.unwrap_or(0)
-        } else {
-            0
-        };
+        let at = self.grouped.unwrap_or(0);
         native.set_memory_displacement64(at as u64);
         native.set_memory_displ_size(u32::from(at != 0));
         native.set_memory_index_scale(1);
-        if used.is_empty() {
-            native.set_memory_base(Register::R10);
-            native.set_memory_index(Register::R11);
-        } else {
-            // The address in R11 alone, the operand in R10.
-            native.set_memory_base(Register::R11);
-            native.set_memory_index(Register::None);
-            for k in 0..i.op_count() {
-                if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
-                    native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
-                }
+        native.set_memory_base(Register::R11);
+        native.set_memory_index(Register::None);
+        // The address in R11, a stolen operand in R10.
+        for k in 0..i.op_count() {
+            if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
+                native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
             }
         }
         // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed.
         let borrow = names_high_byte(i);
         if borrow {
             native.set_memory_base(Register::RSI);
-            native.set_memory_index(Register::None);
         }
         if self.t.encoder.encode(&native, 0).is_err() {
             drop(self.t.encoder.take_buffer());
@@ -153,13 +143,12 @@ impl Building<'_, '_> {
         self.check(Address::Operand(*i), access, size as u8);
         if borrow {
             self.asm.store(field::spill, RSI);
-            self.asm.lea(RSI, Mem::sum(R10, R11));
+            self.asm.mov(RSI, R11);
             self.encoded(bytes);
             self.asm.load(RSI, field::spill);
             return false;
         }
         if let Some(&(n, written)) = used.first() {
-            self.asm.lea(R11, self.place());
             self.asm.load(R10, Mem::gs(Area::home(n)));
             self.encoded(bytes);
             if written {
@@ -182,7 +171,6 @@ impl Building<'_, '_> {
         let access = if writes { Access::Write } else { Access::Read };
         self.check(Address::Bits(*i, bit), access, 8);
         // Only the low six bits of the offset are meant inside the word.
-        self.asm.lea(R11, Mem::sum(R10, R11));
         match stolen(bit) {
             Some(home) => self.asm.load(R10, Mem::gs(Area::home(home))),
             None => self.asm.mov(R10, bit.number() as u8),
@@ -245,9 +233,8 @@ impl Building<'_, '_> {
                 self.check(Address::Stack(RSP, -8), Access::Write, 8);
                 match stolen(from) {
                     Some(home) => {
-                        self.asm.lea(R11, self.place());
                         self.asm.load(R10, Mem::gs(Area::home(home)));
-                        self.asm.store(Mem::base(R11, 0), R10);
+                        self.asm.store(self.place(), R10);
                     }
                     None => self.asm.store(self.place(), from.number() as u8),
                 }
@@ -255,10 +242,9 @@ impl Building<'_, '_> {
             }
             OpKind::Memory => {
                 self.check(Address::Operand(*i), Access::Read, 8);
-                self.asm.load(R11, Mem::sum(R10, R11));
+                self.asm.load(R11, Mem::base(R11, 0));
                 self.asm.store(field::value, R11);
                 self.check(Address::Stack(RSP, -8), Access::Write, 8);
-                self.asm.lea(R11, Mem::sum(R10, R11));
                 self.asm.load(R10, field::value);
                 self.asm.store(Mem::base(R11, 0), R10);
                 self.asm.lea(RSP, Mem::base(RSP, -8));
@@ -270,9 +256,8 @@ impl Building<'_, '_> {
     fn push_constant(&mut self, value: u64) {
         self.check(Address::Stack(RSP, -8), Access::Write, 8);
         if let Ok(small) = i32::try_from(value as i64) {
-            self.asm.store_imm(Mem::sum(R10, R11), small);
+            self.asm.store_imm(Mem::base(R11, 0), small);
         } else {
-            self.asm.lea(R11, Mem::sum(R10, R11));
             self.asm.mov_imm(R10, value);
             self.asm.store(Mem::base(R11, 0), R10);
         }

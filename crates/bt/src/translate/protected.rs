@@ -173,7 +173,7 @@ impl Building<'_, '_> {
             Class::Pop => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 4);
                 let to = i.op0_register().number() as u8;
-                self.asm.load32(to, Mem::sum(R10, R11));
+                self.asm.load32(to, Mem::base(R11, 0));
                 if to != RSP {
                     self.move_stack(4);
                 }
@@ -181,7 +181,7 @@ impl Building<'_, '_> {
             Class::Leave => {
                 self.check(Address::Stack(RBP, 0), Access::Read, 4);
                 // The load comes first: nothing has changed if the host faults at it.
-                self.asm.load32(R10, Mem::sum(R10, R11));
+                self.asm.load32(R10, Mem::base(R11, 0));
                 self.asm.lea32(RSP, Mem::base(RBP, 4));
                 self.asm.mov(RBP, R10);
             }
@@ -214,7 +214,7 @@ impl Building<'_, '_> {
                 } else {
                     0
                 };
-                self.asm.load32(R11, Mem::sum(R10, R11));
+                self.asm.load32(R11, Mem::base(R11, 0));
                 self.move_stack(4 + drop);
                 self.go_back(4 + drop);
                 return Some(true);
@@ -337,25 +337,25 @@ impl Building<'_, '_> {
                 // 16 bits are written; the pointer moves by 32.
                 self.check(Address::Stack(RSP, -4), Access::Write, 2);
                 self.asm.load(R9, selector(i.op0_register()));
-                self.asm.store16(Mem::sum(R10, R11), R9);
+                self.asm.store16(Mem::base(R11, 0), R9);
             }
             OpKind::Register => {
                 self.check(Address::Stack(RSP, -4), Access::Write, 4);
                 let from = i.op0_register().number() as u8;
-                self.asm.store32(Mem::sum(R10, R11), from);
+                self.asm.store32(Mem::base(R11, 0), from);
             }
             OpKind::Memory => {
                 self.check(Address::Operand(*i), Access::Read, 4);
-                self.asm.load32(R9, Mem::sum(R10, R11));
+                self.asm.load32(R9, Mem::base(R11, 0));
                 self.asm.store(field::value, R9);
                 self.check(Address::Stack(RSP, -4), Access::Write, 4);
                 self.asm.load(R9, field::value);
-                self.asm.store32(Mem::sum(R10, R11), R9);
+                self.asm.store32(Mem::base(R11, 0), R9);
             }
             _ => {
                 self.check(Address::Stack(RSP, -4), Access::Write, 4);
                 self.asm
-                    .store_imm32(Mem::sum(R10, R11), i.immediate(0) as i32);
+                    .store_imm32(Mem::base(R11, 0), i.immediate(0) as i32);
             }
         }
         self.move_stack(-4);
@@ -364,7 +364,7 @@ impl Building<'_, '_> {
     fn push_return_32(&mut self, offset: u64) {
         self.check(Address::Stack(RSP, -4), Access::Write, 4);
         self.linear(R9, offset);
-        self.asm.store32(Mem::sum(R10, R11), R9);
+        self.asm.store32(Mem::base(R11, 0), R9);
         self.move_stack(-4);
     }
 
@@ -372,7 +372,7 @@ impl Building<'_, '_> {
     fn target_32(&mut self, i: &Instruction) {
         if i.op0_kind() == OpKind::Memory {
             self.check(Address::Operand(*i), Access::Read, 4);
-            self.asm.load32(R11, Mem::sum(R10, R11));
+            self.asm.load32(R11, Mem::base(R11, 0));
             return;
         }
         let from = i.op0_register().number() as u8;
@@ -391,7 +391,6 @@ impl Building<'_, '_> {
         let writes = i.code() != Code::Bt_rm32_r32;
         let access = if writes { Access::Write } else { Access::Read };
         self.check(Address::Bits(*i, i.op1_register()), access, 4);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         if writes {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.mov_imm(R9, 31);

@@ -20,7 +20,6 @@ impl Building<'_, '_> {
         };
         if i.op0_kind() == OpKind::Memory {
             self.check(Address::Operand(*i), Access::Write, 2);
-            self.asm.lea(R11, Mem::sum(R10, R11));
             self.asm.load(R10, from);
             self.asm.store16(Mem::base(R11, 0), R10);
             return;

@@ -213,10 +213,8 @@ impl Building<'_, '_> {
         end.set_memory_displacement64(far);
         end.set_memory_displ_size(8);
         self.check(Address::Operand(*i), access, 1);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         self.asm.store(field::value, R11);
         self.check(Address::Operand(end), access, 1);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         let number = self.source.first_site + self.sites.len() as u32;
         self.asm.mov_imm(R10, number.into());
         self.asm.jmp_to(self.t.exits.save_state.of(form));

@@ -80,7 +80,6 @@ impl Building<'_, '_> {
     pub(super) fn push_flags(&mut self) {
         let width = self.stack_width();
         self.check(Address::Stack(RSP, -width), Access::Write, width as u8);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         self.asm.store(field::value, RSP);
         self.asm.load(RSP, field::host_rsp);
         self.asm.take_flags(R10);
@@ -120,9 +119,9 @@ impl Building<'_, '_> {
         let width = self.stack_width();
         self.check(Address::Stack(RSP, 0), Access::Read, width as u8);
         if width == 4 {
-            self.asm.load32(R11, Mem::sum(R10, R11));
+            self.asm.load32(R11, Mem::base(R11, 0));
         } else {
-            self.asm.load(R11, Mem::sum(R10, R11));
+            self.asm.load(R11, Mem::base(R11, 0));
         }
         // Only if no other bit than IF and the host's changes. In ring 3 IF is IOPL's to allow,
         // so that it must not change either.
@@ -225,7 +224,6 @@ impl Building<'_, '_> {
     /// IRETQ to user code, or inside ring 0 with the same stack segment.
     pub(super) fn iret(&mut self) {
         self.check(Address::Stack(RSP, 0), Access::Read, 40);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         let frame = |n: i32| Mem::base(R11, 8 * n);
         let mut holes = Vec::new();
         self.asm.cmp_mem_imm8(field::iret_bad, 0);

@@ -97,18 +97,13 @@ impl Building<'_, '_> {
                 straddled = self.check_run(Address::Stack(RSP, -size), Access::Write, size);
                 for (n, (i, ..)) in run.iter().enumerate() {
                     let disp = size - 8 * (n as i32 + 1);
-                    let place = Mem {
-                        disp,
-                        ..Mem::sum(R10, R11)
-                    };
-                    self.asm.store(place, register(i));
+                    self.asm.store(Mem::base(R11, disp), register(i));
                 }
                 self.asm.lea(RSP, Mem::base(RSP, -size));
                 return (false, straddled);
             }
             Class::Leave => {
                 straddled = self.check_run(Address::Stack(RBP, 0), Access::Read, size);
-                self.asm.lea(R11, Mem::sum(R10, R11));
                 // The load comes first: nothing has changed if the host faults at it.
                 self.asm.load(R10, Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(RBP, size));
@@ -116,7 +111,6 @@ impl Building<'_, '_> {
             }
             _ => {
                 straddled = self.check_run(Address::Stack(RSP, 0), Access::Read, size);
-                self.asm.lea(R11, Mem::sum(R10, R11));
                 self.asm.load(register(first), Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(RSP, size));
             }

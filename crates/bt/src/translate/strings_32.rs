@@ -125,7 +125,7 @@ impl Building<'_, '_> {
 
     fn one_end(&mut self, pointer: u8, access: Access, size: u8, host: &[u8]) {
         self.check(Address::Stack(pointer, 0), access, size);
-        self.asm.lea(R8, Mem::sum(R10, R11));
+        self.asm.mov(R8, R11);
         self.way_back(R9, R8, pointer);
         self.asm.mov(pointer, R8);
         self.asm.raw(host);
@@ -135,10 +135,9 @@ impl Building<'_, '_> {
     /// The host's addresses of the elements at ESI (into [`field::value`]) and at EDI (into R8).
     fn ends(&mut self, access: Access, size: u8) {
         self.check(Address::Stack(RSI, 0), Access::Read, size);
-        self.asm.lea(R11, Mem::sum(R10, R11));
         self.asm.store(field::value, R11);
         self.check(Address::Stack(RDI, 0), access, size);
-        self.asm.lea(R8, Mem::sum(R10, R11));
+        self.asm.mov(R8, R11);
     }
 
     fn two_ends(&mut self, access: Access, size: u8, host: &[u8]) {
@@ -181,7 +180,7 @@ impl Building<'_, '_> {
             self.ends(access, size);
         } else {
             self.check(Address::Stack(RDI, 0), access, size);
-            self.asm.lea(R8, Mem::sum(R10, R11));
+            self.asm.mov(R8, R11);
         }
         if self.live {
             self.asm.mov(R13, RAX);
