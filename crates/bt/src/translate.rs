@@ -30,7 +30,7 @@ mod strings_32;
 use access::{Address, Checks, Holes, Restore, Slow, SlowPath};
 use branch::Calls;
 pub use branch::FarLink;
-use classify::{Class, flags_before};
+use classify::{Class, Ordinary, flags_before};
 use plain::{is_scan, names_high_byte, popped, sized, stolen};
 use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
@@ -169,6 +169,8 @@ pub struct Translator {
     written: Box<[Option<Written>]>,
     /// Whether the host has what an instruction needs, by its code.
     natives: Box<[Cell<Option<bool>>]>,
+    /// The ordinary instructions of the modes of late, the current one first.
+    ordinary: [Ordinary; 4],
     /// Bytes of host code that a test wants replaced by others of the same number.
     #[cfg(test)]
     pub sabotage: Option<(&'static [u8], &'static [u8])>,
@@ -214,6 +216,7 @@ impl Translator {
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
             written: vec![None; Code::values().len()].into_boxed_slice(),
             natives: vec![Cell::new(None); Code::values().len()].into_boxed_slice(),
+            ordinary: [0; 4].map(Ordinary::new),
             #[cfg(test)]
             sabotage: None,
             image: 0,
@@ -253,6 +256,7 @@ impl Translator {
     pub fn block(&mut self, x: &Exec<'_>, source: &Source<'_>) -> Option<Output> {
         let start = (source.rip & 0xfff) as usize;
         self.image = x86::xstate::image_size(x.s.xcr0);
+        self.set_mode(x.mode_key());
         let mut bytes = &source.page[start..];
         let (joined, mut longest) = (source.next.map(|next| [bytes, &next].concat()), LONGEST);
         if let Some(joined) = &joined {
@@ -582,7 +586,7 @@ impl Building<'_, '_> {
             Class::Nothing => {}
             Class::Plain => return self.plain(i, bytes),
             Class::Lea => return self.lea(i, bytes),
-            Class::Memory => return self.memory(i),
+            Class::Memory => return self.memory(i, bytes),
             Class::Push => self.push(i),
             Class::Pop => {
                 self.check(Address::Stack(RSP, 0), Access::Read, 8);

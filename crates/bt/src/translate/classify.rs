@@ -2,6 +2,7 @@
 
 use super::{FLAGS, LiveAfter, Source, Translator, save_state, strings};
 use crate::dump::Treatment;
+use core::cell::Cell;
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::cpuid::Feature;
 use x86::exec::Exec;
@@ -104,8 +105,51 @@ impl Class {
     }
 }
 
+/// The instructions that are known to be ordinary in one mode ([`Translator::ordinary`]) whatever
+/// their operands are, a bit for each code.
+pub(super) struct Ordinary {
+    /// As [`Exec::mode_key`] has it, on which all depends that is asked of a code.
+    mode: u32,
+    codes: [Cell<u64>; 128],
+}
+
+impl Ordinary {
+    pub(super) fn new(mode: u32) -> Ordinary {
+        Ordinary {
+            mode,
+            codes: [const { Cell::new(0) }; 128],
+        }
+    }
+
+    fn has(&self, code: Code) -> bool {
+        self.codes[code as usize / 64].get() >> (code as usize % 64) & 1 != 0
+    }
+
+    fn insert(&self, code: Code) {
+        let word = &self.codes[code as usize / 64];
+        word.set(word.get() | 1 << (code as usize % 64));
+    }
+}
+
 impl Translator {
+    /// From now on instructions of this mode are classified.
+    pub(super) fn set_mode(&mut self, mode: u32) {
+        let all = &mut self.ordinary;
+        if all[0].mode == mode {
+            return;
+        }
+        let known = all.iter().position(|o| o.mode == mode);
+        let place = known.unwrap_or(all.len() - 1);
+        if known.is_none() {
+            all[place] = Ordinary::new(mode);
+        }
+        all.swap(0, place);
+    }
+
     pub(super) fn class(&self, x: &Exec<'_>, i: &Instruction) -> Class {
+        if self.ordinary[0].has(i.code()) {
+            return by_operands(i);
+        }
         let Some(row) = table::row(i.code()) else {
             return Class::Interpret;
         };
@@ -184,6 +228,7 @@ impl Translator {
             {
                 return Class::BitString;
             }
+            // Their class depends on the operand, so they are not remembered.
             Code::Bt_rm16_r16
             | Code::Bt_rm32_r32
             | Code::Bt_rm64_r64
@@ -195,14 +240,19 @@ impl Translator {
             | Code::Btr_rm64_r64
             | Code::Btc_rm16_r16
             | Code::Btc_rm32_r32
-            | Code::Btc_rm64_r64
-                if i.op0_kind() == OpKind::Memory =>
-            {
-                return Class::Interpret;
+            | Code::Btc_rm64_r64 => {
+                return match i.op0_kind() {
+                    OpKind::Memory => Class::Interpret,
+                    _ => self.ordinary(i),
+                };
             }
             _ => {}
         }
-        self.ordinary(i)
+        let class = self.ordinary(i);
+        if matches!(class, Class::Plain | Class::Memory) {
+            self.ordinary[0].insert(i.code());
+        }
+        class
     }
 
     /// The class of RDTSC and RDTSCP.
@@ -266,31 +316,7 @@ impl Translator {
         {
             return Class::Interpret;
         }
-        let mut memory = false;
-        for k in 0..i.op_count() {
-            match i.op_kind(k) {
-                // EIP-relative: rare enough.
-                OpKind::Memory if i.memory_base() == Register::EIP => return Class::Interpret,
-                OpKind::Memory => memory = true,
-                OpKind::Register => {
-                    let r = i.op_register(k);
-                    if r.is_segment_register() || r.is_cr() || r.is_dr() {
-                        return Class::Interpret;
-                    }
-                }
-                OpKind::MemorySegSI
-                | OpKind::MemorySegESI
-                | OpKind::MemorySegRSI
-                | OpKind::MemorySegDI
-                | OpKind::MemorySegEDI
-                | OpKind::MemorySegRDI
-                | OpKind::MemoryESDI
-                | OpKind::MemoryESEDI
-                | OpKind::MemoryESRDI => return Class::Interpret,
-                _ => {}
-            }
-        }
-        if memory { Class::Memory } else { Class::Plain }
+        by_operands(i)
     }
 
     /// The flags that what follows the block may read. `decoder`: of the page.
@@ -371,6 +397,35 @@ impl Translator {
         }
         (read | open) & FLAGS
     }
+}
+
+/// The class of an instruction that is ordinary but for its operands.
+fn by_operands(i: &Instruction) -> Class {
+    let mut memory = false;
+    for k in 0..i.op_count() {
+        match i.op_kind(k) {
+            // EIP-relative: rare enough.
+            OpKind::Memory if i.memory_base() == Register::EIP => return Class::Interpret,
+            OpKind::Memory => memory = true,
+            OpKind::Register => {
+                let r = i.op_register(k);
+                if r.is_segment_register() || r.is_cr() || r.is_dr() {
+                    return Class::Interpret;
+                }
+            }
+            OpKind::MemorySegSI
+            | OpKind::MemorySegESI
+            | OpKind::MemorySegRSI
+            | OpKind::MemorySegDI
+            | OpKind::MemorySegEDI
+            | OpKind::MemorySegRDI
+            | OpKind::MemoryESDI
+            | OpKind::MemoryESEDI
+            | OpKind::MemoryESRDI => return Class::Interpret,
+            _ => {}
+        }
+    }
+    if memory { Class::Memory } else { Class::Plain }
 }
 
 /// The sensitive instructions that are replaced by code of ours.

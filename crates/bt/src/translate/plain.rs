@@ -103,7 +103,7 @@ impl Building<'_, '_> {
         self.t.encoder.set_buffer(bytes);
     }
 
-    pub(super) fn memory(&mut self, i: &Instruction) -> bool {
+    pub(super) fn memory(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
         let used = self.stolen_operands(i);
         let size = i.memory_size().size();
         let Some(access) = self.t.memory_use(i) else {
@@ -111,6 +111,14 @@ impl Building<'_, '_> {
         };
         if used.len() > 1 || size == 0 || size > 32 {
             return self.interpret();
+        }
+        if used.is_empty()
+            && !self.source.view.is_32bit()
+            && let Some((bytes, len)) = with_place(i, bytes, self.grouped.unwrap_or(0))
+        {
+            self.check(Address::Operand(*i), access, size as u8);
+            self.asm.raw(&bytes[..len]);
+            return false;
         }
         let mut native = *i;
         native.set_code(without_offset(i.code()));
@@ -264,6 +272,83 @@ impl Building<'_, '_> {
         self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 }
+/// The bytes of an instruction of 64-bit code with `[r11 + at]` for its memory operand, and
+/// how many they are: without the encoder, which is slower. `None`: what only that can do.
+fn with_place(i: &Instruction, bytes: &[u8], at: i32) -> Option<([u8; 24], usize)> {
+    let rep = i.has_rep_prefix() || i.has_repne_prefix();
+    if rep || names_high_byte(i) || without_offset(i.code()) != i.code() {
+        return None;
+    }
+    let (mut out, mut len) = ([0; 24], 0);
+    let mut put = |byte: u8| {
+        out[len] = byte;
+        len += 1;
+    };
+    let mut code = bytes.iter().copied();
+    let mut byte = code.next()?;
+    loop {
+        match byte {
+            // Segments and the size of the address are dealt with.
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
+            0x66 | 0xf0 | 0xf2 | 0xf3 => put(byte),
+            _ => break,
+        }
+        byte = code.next()?;
+    }
+    // B says that the base is above R7, and there is no index.
+    if matches!(byte, 0xc4 | 0xc5) {
+        let (first, second) = if byte == 0xc4 {
+            (code.next()?, code.next()?)
+        } else {
+            let both = code.next()?;
+            (both & 0x80 | 1, both & 0x7f)
+        };
+        [0xc4, first & !0x20 | 0x40, second, code.next()?]
+            .into_iter()
+            .for_each(&mut put);
+    } else {
+        let mut rex = 0x40;
+        if byte & 0xf0 == 0x40 {
+            (rex, byte) = (byte, code.next()?);
+        }
+        let more_prefixes = byte & 0xf0 == 0x40
+            || matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x62 | 0x64..=0x67)
+            || matches!(byte, 0x8f | 0xc4 | 0xc5 | 0xf0 | 0xf2 | 0xf3);
+        if more_prefixes {
+            return None;
+        }
+        [rex & !2 | 1, byte].into_iter().for_each(&mut put);
+        if byte == 0x0f {
+            let second = code.next()?;
+            put(second);
+            if matches!(second, 0x38 | 0x3a) {
+                put(code.next()?);
+            }
+        }
+    }
+    let modrm = code.next()?;
+    let base = match modrm & 7 {
+        4 => code.next()? & 7,
+        base => base,
+    };
+    let displacement = match (modrm >> 6, base) {
+        (0, 5) | (2, _) => 4,
+        (0, _) => 0,
+        (1, _) => 1,
+        _ => return None,
+    };
+    (0..displacement).try_for_each(|_| code.next().map(drop))?;
+    let (mode, bytes) = match at {
+        0 => (0, 0),
+        -128..=127 => (0x40, 1),
+        _ => (0x80, 4),
+    };
+    put(mode | modrm & 0x38 | 3);
+    at.to_le_bytes()[..bytes].iter().copied().for_each(&mut put);
+    code.for_each(put);
+    (len <= 15).then_some((out, len))
+}
+
 /// The form with a ModR/M byte of a move with an absolute offset.
 fn without_offset(code: Code) -> Code {
     match code {
@@ -282,4 +367,53 @@ fn without_offset(code: Code) -> Code {
 /// BSF or BSR. A guest processor without TZCNT takes its prefix for nothing; the host does not.
 pub(super) fn is_scan(i: &Instruction) -> bool {
     matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Encoder};
+
+    #[test]
+    fn an_operand_is_replaced_as_by_the_encoder() {
+        let samples: &[&[u8]] = &[
+            &[0x8b, 0x07],                                     // mov eax, [rdi]
+            &[0x48, 0x89, 0x5c, 0x24, 0x10],                   // mov [rsp+16], rbx
+            &[0x4c, 0x8b, 0x3d, 1, 2, 3, 4],                   // mov r15, [rip+…]
+            &[0x66, 0xc7, 0x84, 0x85, 1, 2, 3, 4, 5, 6],       // mov word [rbp+rax*4+…], …
+            &[0x64, 0x48, 0x2b, 0x14, 0x25, 0x28, 0, 0, 0],    // sub rdx, fs:[28h]
+            &[0xf0, 0x0f, 0xb1, 0x11],                         // lock cmpxchg [rcx], edx
+            &[0xc6, 0x04, 0x2a, 7],                            // mov byte [rdx+rbp], 7
+            &[0x40, 0x88, 0x75, 0],                            // mov [rbp], sil
+            &[0xf2, 0x0f, 0x10, 0x40, 8],                      // movsd xmm0, [rax+8]
+            &[0x66, 0x44, 0x0f, 0x6f, 0x8c, 0xd1, 1, 2, 3, 4], // movdqa xmm9, [rcx+rdx*8+…]
+            &[0x66, 0x0f, 0x3a, 0x0f, 0x06, 5],                // palignr xmm0, [rsi], 5
+            &[0xf2, 0x48, 0x0f, 0x38, 0xf1, 0x02],             // crc32 rax, qword [rdx]
+            &[0xc5, 0xfe, 0x6f, 0x04, 0x16],                   // vmovdqu ymm0, [rsi+rdx]
+            &[0xc5, 0x79, 0xef, 0x3d, 1, 2, 3, 4],             // vpxor xmm15, xmm0, [rip+…]
+            &[0xc4, 0xe2, 0xf9, 0xf7, 0x40, 1],                // shlx rax, [rax+1], rax
+            &[0xc4, 0xc3, 0x7d, 0x39, 0x44, 0xd1, 3, 1],       // vextracti128 [r9+rdx*8+3], ymm0, 1
+            &[0x67, 0x8b, 0x04, 0x88],                         // mov eax, [eax+ecx*4]
+            &[0xdd, 0x04, 0x24],                               // fld qword [rsp]
+            &[0x48, 0xf7, 0x44, 0x24, 8, 1, 2, 3, 4],          // test qword [rsp+8], …
+        ];
+        let decode = |bytes: &[u8]| Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE).decode();
+        for bytes in samples {
+            let i = decode(bytes);
+            assert_eq!(i.len(), bytes.len(), "{bytes:x?}");
+            for at in [0, 1, -128, 127, 128, 1000, -4096] {
+                let mut native = i;
+                native.set_segment_prefix(Register::None);
+                native.set_memory_displacement64(at as u64);
+                native.set_memory_displ_size(u32::from(at != 0));
+                native.set_memory_index_scale(1);
+                native.set_memory_base(Register::R11);
+                native.set_memory_index(Register::None);
+                let mut encoder = Encoder::new(64);
+                encoder.encode(&native, 0).unwrap();
+                let (out, len) = with_place(&i, bytes, at).unwrap();
+                assert_eq!(out[..len], encoder.take_buffer(), "{i} at {at}");
+            }
+        }
+    }
 }
