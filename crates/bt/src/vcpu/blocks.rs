@@ -205,6 +205,8 @@ impl BtVcpu {
     /// The block at RIP; `None` if the interpreter must deal with what is there.
     pub(super) fn find(&mut self, bus: &mut dyn Bus) -> Option<u32> {
         self.stats.lookups += 1;
+        // A link leads to it: the places in the tables are for those that branches look for.
+        let linked = self.wanted.is_some() && self.switches.chain;
         let mut x = Exec {
             cpu: self.interp.cpu(),
             bus,
@@ -257,13 +259,15 @@ impl BtVcpu {
         }
         area.note_code(view, linear, global);
         let code = &mut area.tables[view as usize].code;
-        code.enter_branch(linear, host);
         let page = target & !0xfff;
         if !code.knows_page(linear, page) {
             code.enter_page(linear, page, self.targets.number(page));
             self.code_pages.insert(linear >> 12);
         }
-        self.targets.insert(target, host);
+        if !linked {
+            code.enter_branch(linear, host);
+            self.targets.insert(target, host);
+        }
         Some(number)
     }
 
