@@ -224,6 +224,8 @@ pub struct Area {
     pub site: u64,
     /// A value on its way from one memory operand to another.
     pub value: u64,
+    /// Where accesses that are checked together are in this process, while R11 is needed.
+    pub group: u64,
     /// Home of a third register while a check needs it.
     pub spill: u64,
     /// RAX, or another register, while a shared routine needs it.

@@ -378,7 +378,7 @@ impl Translator {
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
                 apart.extend(block.check_group(group).map(|hole| (*group, hole)));
             }
-            block.grouped = plan.places[n];
+            block.begin_member(plan.places[n]);
             let from = block.asm.bytes.len();
             done = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
             if groups.peek().is_some_and(|g| g.members.contains(&n)) {

@@ -3,6 +3,9 @@
 //! to, their distances are known, and if the stretch they span lies in one page, that page is all
 //! there is to check.
 //!
+//! Its place is kept in the area ([`crate::area::Area::group`]) if a stolen register takes R11 in between, and
+//! loaded again for the next access.
+//!
 //! A check that fails, be it for the end of a page or for one that may be read and not written, is
 //! a miss as that of a single access is: the interpreter does the first instruction, and what
 //! follows is another block. Few do, so nothing more is made until it has happened to a block some
@@ -21,8 +24,8 @@
 //! [`Source::copies`]: super::Source::copies
 
 use super::{
-    Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, names_high_byte, sized,
-    stolen,
+    Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, field, names_high_byte,
+    sized, stolen,
 };
 use crate::block::STRETCH;
 use crate::emit::{Hole, Mem, R11};
@@ -46,6 +49,17 @@ pub(super) struct Group {
     /// Bytes from there to the end of the last access.
     span: i32,
     access: Access,
+    /// Its place is kept in the area.
+    saved: bool,
+}
+
+/// An access that is checked with its group.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    /// Its distance from the group's lowest byte.
+    at: i32,
+    /// The group's place is no longer in R11.
+    reload: bool,
 }
 
 /// What an instruction means for a group.
@@ -62,6 +76,8 @@ enum Role {
     },
     /// It uses no memory.
     Neutral,
+    /// Nor does this, but it takes R11.
+    Clobbers,
     /// It adds a constant to a register.
     Moves(Register, i32),
     /// No group goes beyond it.
@@ -78,8 +94,8 @@ const OTHERS: Written = 1 << 7;
 pub(super) struct Plan {
     /// Groups in the order of the block.
     pub(super) groups: Vec<Group>,
-    /// For each instruction: its access's distance from the group's lowest, if it is in one.
-    pub(super) places: Vec<Option<i32>>,
+    /// For each instruction: its access, if that is in a group.
+    pub(super) places: Vec<Option<Member>>,
 }
 
 impl Plan {
@@ -110,6 +126,8 @@ struct Open {
     /// What was added to the base since its start.
     moved: i32,
     accesses: usize,
+    /// Its place is in R11.
+    here: bool,
 }
 
 impl Open {
@@ -156,11 +174,12 @@ impl Translator {
             };
             match role {
                 Role::End => close(&mut open, plan),
-                Role::Neutral => {
-                    if let Some(o) = &open
-                        && self.writes(i, o)
-                    {
-                        close(&mut open, plan);
+                Role::Neutral | Role::Clobbers => {
+                    if let Some(o) = &mut open {
+                        o.here &= matches!(role, Role::Neutral);
+                        if self.writes(i, o) {
+                            close(&mut open, plan);
+                        }
                     }
                 }
                 Role::Moves(r, by) => {
@@ -198,16 +217,23 @@ impl Translator {
                                 low: at,
                                 span: size,
                                 access,
+                                saved: false,
                             };
                             open = Some(Open {
                                 group,
                                 moved: 0,
                                 accesses: 1,
+                                here: true,
                             });
                         }
                     }
                     if let Some(o) = &mut open {
-                        plan.places[n] = Some(at + o.moved);
+                        plan.places[n] = Some(Member {
+                            at: at + o.moved,
+                            reload: !o.here,
+                        });
+                        o.group.saved |= !o.here;
+                        o.here = true;
                         o.moved += moves;
                         let ends = last || moves == 0 && self.writes(i, o);
                         if ends {
@@ -278,8 +304,8 @@ impl Translator {
         match class {
             Class::Nothing => Role::Neutral,
             Class::Plain => {
-                if (0..i.op_count()).any(|k| is_stolen_operand(i, k)) {
-                    return Role::End;
+                if (0..i.op_count()).any(|k| stolen_operand(i, k) == Some(R11)) {
+                    return Role::Clobbers;
                 }
                 let by = match i.code() {
                     Code::Add_rm64_imm8 | Code::Add_rm64_imm32 => i.immediate(1) as i64,
@@ -296,6 +322,7 @@ impl Translator {
                     .any(|r| stolen(*r).is_some() || r.is_ip());
                 let to = i.op0_register();
                 match () {
+                    () if odd && to.size() > 2 => Role::Clobbers,
                     () if odd => Role::End,
                     () if to.is_gpr64()
                         && i.memory_base() == to
@@ -307,14 +334,8 @@ impl Translator {
                     () => Role::Neutral,
                 }
             }
-            Class::Push if i.op0_kind() == OpKind::Register => {
-                let last = stolen(i.op0_register()).is_some();
-                stack(-8, Access::Write, -8, last)
-            }
-            Class::Pop if i.op0_register() != Register::RSP => {
-                let last = stolen(i.op0_register()).is_some();
-                stack(0, Access::Read, 8, last)
-            }
+            Class::Push if i.op0_kind() == OpKind::Register => stack(-8, Access::Write, -8, false),
+            Class::Pop if i.op0_register() != Register::RSP => stack(0, Access::Read, 8, false),
             Class::Return => stack(0, Access::Read, 0, true),
             Class::Call => stack(-8, Access::Write, 0, true),
             Class::Memory => self.operand(i),
@@ -341,7 +362,7 @@ impl Translator {
             size: size as i32,
             access,
             moves: 0,
-            last: (0..i.op_count()).any(|k| is_stolen_operand(i, k)),
+            last: false,
         }
     }
 }
@@ -354,8 +375,8 @@ const R15_PARTS: [Register; 4] = [
     Register::R15,
 ];
 
-fn is_stolen_operand(i: &Instruction, k: u32) -> bool {
-    i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some()
+fn stolen_operand(i: &Instruction, k: u32) -> Option<u8> {
+    (i.op_kind(k) == OpKind::Register).then(|| stolen(i.op_register(k)))?
 }
 
 /// Ends a group. One access alone is none.
@@ -371,8 +392,8 @@ fn close(open: &mut Option<Open>, plan: &mut Plan) {
         places.fill(None);
         return;
     }
-    for place in places.iter_mut().flatten() {
-        *place -= group.low;
+    for member in places.iter_mut().flatten() {
+        member.at -= group.low;
     }
     plan.groups.push(group);
 }
@@ -393,6 +414,9 @@ impl Building<'_, '_> {
         let retry = self.asm.here();
         self.asm.lea(R11, low);
         let hole = self.compare(group.access, group.span);
+        if group.saved {
+            self.asm.store(field::group, R11);
+        }
         if self.has_copies() {
             return Some(hole);
         }
@@ -409,6 +433,14 @@ impl Building<'_, '_> {
     /// Groups have other copies in this block.
     fn has_copies(&self) -> bool {
         self.source.copies || !self.t.switches.late_copies
+    }
+
+    /// About to translate an instruction whose access is in a group, or that has none.
+    pub(super) fn begin_member(&mut self, member: Option<Member>) {
+        self.grouped = member.map(|m| m.at);
+        if member.is_some_and(|m| m.reload) {
+            self.asm.load(R11, field::group);
+        }
     }
 
     /// Keeps the member just translated, whose code begins at `from`, for the other copy; `done`:

@@ -11,6 +11,7 @@
 //! [`Source::copies`]: super::Source::copies
 
 use super::access::{Address, Restore};
+use super::groups::Member;
 use super::{Building, Class, popped, stolen};
 use crate::emit::{Hole, Mem, R10, R11, RSP};
 use iced_x86::{Instruction, OpKind, Register};
@@ -43,7 +44,7 @@ impl Building<'_, '_> {
     pub(super) fn stack_run(
         &self,
         list: &[(Instruction, Class, usize)],
-        places: &[Option<i32>],
+        places: &[Option<Member>],
     ) -> usize {
         let on = self.t.switches.stack_runs;
         if self.source.view.is_32bit() || self.shadow || !on {
