@@ -69,8 +69,8 @@ impl Rig {
         self.ram.write(Gpa(at), &a.assemble(at).unwrap()).unwrap();
     }
 
-    /// Runs from an address to the end; what is in RBX then.
-    fn run(&mut self, rip: u64) -> u64 {
+    /// The processor about to run from an address.
+    fn start(&self, rip: u64) -> CpuState {
         let mut s = CpuState::reset(0, true);
         let flat = |selector, attributes| Segment {
             selector,
@@ -86,7 +86,12 @@ impl Rig {
         s.efer = efer::LME | efer::LMA;
         s.rip = rip;
         s.gpr[4] = 0x2_0000;
-        self.vcpu.set_state(&s).unwrap();
+        s
+    }
+
+    /// Runs from an address to the end; what is in RBX then.
+    fn run(&mut self, rip: u64) -> u64 {
+        self.vcpu.set_state(&self.start(rip)).unwrap();
         let stop = self.vcpu.run(&mut self.bus, u64::MAX);
         assert_eq!(stop, Stop::Requested);
         self.bus.0.lower(Signals::RETURN);
@@ -512,6 +517,40 @@ fn bit_strings_are_reached_by_every_register() {
         // Seen by BT, BTC and BTR.
         assert_eq!(rig.run(CODE), 3 * 6);
         assert_eq!(rig.count("exits_interpret"), 1, "not translated");
+    });
+}
+
+/// The host's would restore x87 first.
+#[test]
+fn a_restore_with_a_bad_mxcsr_changes_nothing() {
+    const IMAGE: u64 = 0x3_0000;
+    under_each(|rig, _| {
+        rig.put(CODE, &|a| {
+            a.mov(esi, IMAGE as u32)?;
+            a.mov(eax, 7)?;
+            a.mov(edx, 0)?;
+            // Once as it should be.
+            a.xrstor(ptr(rsi))?;
+            a.fld1()?;
+            a.mov(dword_ptr(rsi + 24), 0x1_1f80)?;
+            a.xrstor(ptr(rsi))?;
+            a.out(u32::from(END), al)
+        });
+        // Compacted, with SSE in it and x87 in its initial state.
+        rig.ram.write_word(Gpa(IMAGE + 24), 0x1f80u32).unwrap();
+        rig.ram.write_word(Gpa(IMAGE + 512), 2u64).unwrap();
+        rig.ram
+            .write_word(Gpa(IMAGE + 520), 1u64 << 63 | 7)
+            .unwrap();
+        let mut s = rig.start(CODE);
+        s.cr4 |= cr4::OSXSAVE;
+        s.xcr0 = 7;
+        rig.vcpu.set_state(&s).unwrap();
+        // There is no handler for the exception.
+        let stop = rig.vcpu.run(&mut rig.bus, u64::MAX);
+        assert_eq!(stop, Stop::Shutdown);
+        let s = rig.vcpu.state();
+        assert_eq!((s.x87.valid, s.mxcsr), (0x80, 0x1f80));
     });
 }
 

@@ -7,8 +7,8 @@ use crate::state::{CpuState, Register80, X87, xcr0};
 /// Offset of the AVX component, in the standard form and (as nothing comes before it) in the
 /// compacted one.
 pub(crate) const AVX_OFFSET: u64 = 576;
-/// MXCSR bits that exist.
-pub(crate) const MXCSR_MASK: u32 = 0xffff;
+/// The bits of MXCSR that exist.
+pub const MXCSR_MASK: u32 = 0xffff;
 /// MXCSR after reset and in the initial configuration.
 pub(crate) const MXCSR_INIT: u32 = 0x1f80;
 

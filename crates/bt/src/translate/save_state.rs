@@ -9,7 +9,7 @@
 //! - XSAVEOPT and XSAVES are done as XSAVE and XSAVEC: the host's own would take two linear addresses
 //!   of one page for the same image and leave out what was not modified since.
 //! - x87's pointers would be those of translated code. They are cleared first, where x87 is in use.
-//! - XRSTOR faults on the host where it does for the guest; [`Exits::restores`] are the places.
+//! - XRSTOR faults on the host where it does for the guest, but for a bad MXCSR, which is looked for; [`Exits::restores`] are the places.
 //! - A departure: an operand across a page's end whose second page only the AVX part reaches makes
 //!   that page accessed (or dirty) even if the instruction's mask leaves AVX out.
 
@@ -18,6 +18,7 @@ use crate::block::{Kind, RETRY_SHIFT};
 use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
 use iced_x86::{Code, Instruction, Register};
 use x86::mmu::Access;
+use x86::xstate::MXCSR_MASK;
 
 /// Condition of a jump: not negative.
 const NOT_SIGN: u8 = 9;
@@ -133,6 +134,10 @@ fn one(asm: &mut Asm, form: Form, wide: bool, interpret: u64) -> u64 {
         asm.load(RDX, field::xcr0);
         asm.not(RDX);
         asm.raw(&[0x48, 0x85, 0xd1]); // test rcx, rdx
+        out.push(asm.jcc(NOT_EQUAL));
+        // A bad MXCSR is found out when x87 has been restored already.
+        asm.load32(RCX, Mem::base(R10, 24));
+        asm.test_imm32(RCX, !MXCSR_MASK);
         out.push(asm.jcc(NOT_EQUAL));
         None
     };
