@@ -119,8 +119,8 @@ mod tests {
     #[test]
     fn processors_share_the_code_cache_and_none_gets_less_than_it_needs() {
         let mib = |mib, cpus| code_cache(mib, cpus).map(|bytes| bytes as f64 / (1 << 20) as f64);
-        assert_eq!(mib(None, 1), Ok(37.0));
-        assert_eq!(mib(None, 2), Ok(15.5));
+        assert_eq!(mib(None, 1), Ok(36.0));
+        assert_eq!(mib(None, 2), Ok(15.0));
         assert_eq!(mib(None, 4), Ok(6.0));
         assert_eq!(mib(None, 64), Ok(2.0));
         assert_eq!(mib(Some(64), 2), Ok(32.0));
