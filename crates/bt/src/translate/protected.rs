@@ -13,6 +13,7 @@
 //! top of it ([`crate::area::Area::fs_bar`]) where they have a limit or a right to be checked.
 
 use super::{Address, Building, Class, Translator, field, strings_32};
+use crate::area::BARRED;
 use crate::emit::{Mem, R10, R11, RSP};
 use iced_x86::{Code, Encoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use x86::exec::Exec;
@@ -289,15 +290,18 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Works out an operand's linear address in R11, without touching flags. R10 is lost.
+    /// Works out an operand's linear address in R11, without touching flags. R9 and R10 are lost.
     pub(super) fn address_32(&mut self, i: &Instruction) {
         let mem = operand(i);
-        if mem.base.is_none() && mem.index.is_none() {
+        let more = i.memory_size().size().max(1) as u64 - 1;
+        let constant = mem.base.is_none() && mem.index.is_none();
+        if constant {
             self.asm.mov_imm(R11, u64::from(mem.disp as u32));
         } else {
             self.asm.lea32(R11, mem);
         }
-        if i.memory_base().size() == 2 || i.memory_index().size() == 2 {
+        let short = i.memory_base().size() == 2 || i.memory_index().size() == 2;
+        if short {
             self.asm.movzx16(R11, R11);
         }
         let (base, bar) = match i.memory_segment() {
@@ -305,10 +309,26 @@ impl Building<'_, '_> {
             Register::GS => (field::gs_base, field::gs_bar),
             _ => return,
         };
+        // An operand that ends beyond the segment's last byte is barred, too, wherever the base
+        // puts it: bit 32 of its last byte's offset becomes bit 40.
+        const { assert!(BARRED == 1 << 40) };
+        let beyond = constant && (u64::from(mem.disp as u32) + more) >> 32 != 0;
+        let may_be_beyond = !constant && !short && more != 0;
+        if beyond {
+            self.asm.mov_imm(R9, BARRED);
+        } else if may_be_beyond {
+            self.asm.lea(R9, Mem::base(R11, more as i32));
+            self.asm.rorx(R9, R9, 32);
+            self.asm.lea32(R9, Mem::base(R9, 0));
+            self.asm.rorx(R9, R9, 24);
+        }
         self.asm.load(R10, base);
         self.asm.lea32(R11, Mem::sum(R11, R10));
         self.asm.load(R10, bar);
         self.asm.lea(R11, Mem::sum(R11, R10));
+        if beyond || may_be_beyond {
+            self.asm.lea(R11, Mem::sum(R11, R9));
+        }
     }
 
     pub(super) fn emit_address_32(&mut self, address: &Address) {

@@ -409,7 +409,17 @@ fn compare(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
 
 /// The same, under these options in turn.
 fn compare_under(options: &[Options], seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
-    let first = number("MOINHO_SEED").unwrap_or(0);
+    compare_from(options, 0, seeds, shape)
+}
+
+/// The same, from this seed on if none is asked for.
+fn compare_from(
+    options: &[Options],
+    first: u64,
+    seeds: u64,
+    shape: impl Fn(&mut Rng) -> Shape,
+) -> Counts {
+    let first = number("MOINHO_SEED").unwrap_or(first);
     let seeds = number("MOINHO_SEEDS").unwrap_or(seeds);
     let all = number("MOINHO_ALL").is_some();
     let rows = [Rows::new(false), Rows::new(true)];
@@ -519,10 +529,14 @@ fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() 
 
 #[test]
 fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
-    compare(400, |rng| match rng.below(5) {
+    let shape = |rng: &mut Rng| match rng.below(5) {
         0 | 1 => Shape::compatibility(),
         _ => Shape::protected(rng.chance(50), rng.chance(50)),
-    });
+    };
+    compare(400, shape);
+    // An operand of FS or GS that ends beyond the segment.
+    compare_from(&[Options::default()], 777_410, 1, shape);
+    compare_from(&[Options::default()], 774_078, 1, shape);
 }
 
 #[test]
