@@ -1,6 +1,7 @@
 //! Links between pages and remembered calls, each where it must not hold any more: another page is
 //! mapped at the target, the code that jumps runs at another address, what a call returns to was
-//! written, and returns without an end. And blocks in the place of a jump.
+//! written, and returns without an end. Blocks in the place of a jump. And what random programs
+//! hardly meet: stacks across a page's end, bit strings by every register, a bad MXCSR.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 

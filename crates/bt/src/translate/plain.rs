@@ -120,18 +120,11 @@ impl Building<'_, '_> {
             self.asm.raw(&bytes[..len]);
             return false;
         }
-        let mut native = *i;
+        let mut native = at_place(i, self.grouped.unwrap_or(0));
         native.set_code(without_offset(i.code()));
         if is_scan(i) {
             native.set_has_rep_prefix(false);
         }
-        native.set_segment_prefix(Register::None);
-        let at = self.grouped.unwrap_or(0);
-        native.set_memory_displacement64(at as u64);
-        native.set_memory_displ_size(u32::from(at != 0));
-        native.set_memory_index_scale(1);
-        native.set_memory_base(Register::R11);
-        native.set_memory_index(Register::None);
         // The address in R11, a stolen operand in R10.
         for k in 0..i.op_count() {
             if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
@@ -186,13 +179,7 @@ impl Building<'_, '_> {
         if writes {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.pext_gs(R10, R10, field::BIT_MASK);
-            let mut native = *i;
-            native.set_segment_prefix(Register::None);
-            native.set_memory_base(Register::R11);
-            native.set_memory_index(Register::None);
-            native.set_memory_index_scale(1);
-            native.set_memory_displacement64(0);
-            native.set_memory_displ_size(0);
+            let mut native = at_place(i, 0);
             native.set_op1_register(Register::R10);
             let encoded = self.t.encoder.encode(&native, 0).is_ok();
             let bytes = self.t.encoder.take_buffer();
@@ -349,6 +336,18 @@ fn with_place(i: &Instruction, bytes: &[u8], at: i32) -> Option<([u8; 24], usize
     (len <= 15).then_some((out, len))
 }
 
+/// An instruction with its memory operand at `[r11 + at]`.
+pub(super) fn at_place(i: &Instruction, at: i32) -> Instruction {
+    let mut native = *i;
+    native.set_segment_prefix(Register::None);
+    native.set_memory_base(Register::R11);
+    native.set_memory_index(Register::None);
+    native.set_memory_index_scale(1);
+    native.set_memory_displacement64(at as u64);
+    native.set_memory_displ_size(u32::from(at != 0));
+    native
+}
+
 /// The form with a ModR/M byte of a move with an absolute offset.
 fn without_offset(code: Code) -> Code {
     match code {
@@ -402,15 +401,8 @@ mod tests {
             let i = decode(bytes);
             assert_eq!(i.len(), bytes.len(), "{bytes:x?}");
             for at in [0, 1, -128, 127, 128, 1000, -4096] {
-                let mut native = i;
-                native.set_segment_prefix(Register::None);
-                native.set_memory_displacement64(at as u64);
-                native.set_memory_displ_size(u32::from(at != 0));
-                native.set_memory_index_scale(1);
-                native.set_memory_base(Register::R11);
-                native.set_memory_index(Register::None);
                 let mut encoder = Encoder::new(64);
-                encoder.encode(&native, 0).unwrap();
+                encoder.encode(&at_place(&i, at), 0).unwrap();
                 let (out, len) = with_place(&i, bytes, at).unwrap();
                 assert_eq!(out[..len], encoder.take_buffer(), "{i} at {at}");
             }

@@ -12,6 +12,7 @@
 //! CS, SS, DS and ES are flat, or the interpreter is at work. FS and GS have a base, and a bar on
 //! top of it ([`crate::area::Area::fs_bar`]) where they have a limit or a right to be checked.
 
+use super::plain::at_place;
 use super::{Address, Building, Class, Translator, field, strings_32};
 use crate::area::BARRED;
 use crate::emit::{Mem, R10, R11, RSP};
@@ -415,13 +416,7 @@ impl Building<'_, '_> {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.mov_imm(R9, 31);
             self.asm.pext32(R10, bit, R9);
-            let mut native = *i;
-            native.set_segment_prefix(Register::None);
-            native.set_memory_base(Register::R11);
-            native.set_memory_index(Register::None);
-            native.set_memory_index_scale(1);
-            native.set_memory_displacement64(0);
-            native.set_memory_displ_size(0);
+            let mut native = at_place(i, 0);
             native.set_op1_register(Register::R10D);
             return self.copy_32(&native);
         }
