@@ -3,6 +3,8 @@
 //!
 //! Registers are their hardware numbers. `GS` operands are displacements in [`crate::area::Area`].
 
+use iced_x86::Register;
+
 /// Scratch registers: guest R10 and R11 live in the area instead.
 pub const R10: u8 = 10;
 /// See [`R10`].
@@ -493,6 +495,35 @@ impl Asm {
         let rex = 0x48 | (to >> 3) << 2 | from >> 3;
         self.put(&[rex, 0x0f, 0xaf, 0xc0 | (to & 7) << 3 | from & 7]);
     }
+    /// `test reg, reg` of any size.
+    pub fn test_with_itself(&mut self, register: Register) {
+        let size = register.size();
+        let high = matches!(
+            register,
+            Register::AH | Register::CH | Register::DH | Register::BH
+        );
+        let n = register.full_register().number() as u8 + 4 * u8::from(high);
+        if size == 2 {
+            self.bytes.push(0x66);
+        }
+        let rex = 0x40 | u8::from(size == 8) << 3 | n >> 3 << 2 | n >> 3;
+        if rex != 0x40 || size == 1 && !high {
+            self.bytes.push(rex);
+        }
+        self.put(&[0x84 | u8::from(size > 1), 0xc0 | (n & 7) << 3 | n & 7]);
+    }
+    /// `add reg, constant` or `sub reg, constant`, of 64 or 32 bits.
+    pub fn add_constant(&mut self, reg: u8, constant: i32, subtracts: bool, wide: bool) {
+        let rex = 0x40 | u8::from(wide) << 3 | reg >> 3;
+        let modrm = if subtracts { 0xe8 } else { 0xc0 } | reg & 7;
+        match i8::try_from(constant) {
+            Ok(small) => self.put(&[rex, 0x83, modrm, small as u8]),
+            Err(_) => {
+                self.put(&[rex, 0x81, modrm]);
+                self.put(&constant.to_le_bytes());
+            }
+        }
+    }
     /// `not reg`.
     pub fn not(&mut self, reg: u8) {
         self.put(&[0x48 | reg >> 3, 0xf7, 0xd0 | reg & 7]);
@@ -677,6 +708,18 @@ mod tests {
     fn each_form_is_the_instruction_it_says() {
         for (bytes, expected) in [
             (text(|a| a.load(R10, Mem::gs(0x50))), "mov r10,gs:[50h];"),
+            (text(|a| a.test_with_itself(Register::AH)), "test ah,ah;"),
+            (text(|a| a.test_with_itself(Register::CL)), "test cl,cl;"),
+            (text(|a| a.test_with_itself(Register::SIL)), "test sil,sil;"),
+            (text(|a| a.test_with_itself(Register::R9L)), "test r9b,r9b;"),
+            (text(|a| a.test_with_itself(Register::DX)), "test dx,dx;"),
+            (text(|a| a.test_with_itself(Register::EBP)), "test ebp,ebp;"),
+            (text(|a| a.test_with_itself(Register::R13)), "test r13,r13;"),
+            (text(|a| a.add_constant(R10, 8, false, true)), "add r10,8;"),
+            (
+                text(|a| a.add_constant(R10, 0x1234, true, false)),
+                "sub r10d,1234h;",
+            ),
             (text(|a| a.store(Mem::gs(0x8), RCX)), "mov gs:[8],rcx;"),
             (
                 text(|a| a.load(R10, Mem::gs_base(R10, 0x1234))),

@@ -56,6 +56,8 @@ switches! {
     liveness = "liveness";
     /// checks accesses by a shorter sequence where flags are dead
     short_check = "short-check";
+    /// checks accesses by the shorter sequence where flags can be made again behind it
+    remake_flags = "remake-flags";
     /// checks accesses off the same registers together
     group = "group";
     /// makes the other copy of instructions that are checked together only where their check fails

@@ -7,10 +7,10 @@
 //!
 //! Guest flags live in the host's flags. The check destroys them, so where they are still needed
 //! (by liveness inside the block and a look into what follows) another check is made that does
-//! not touch them. Flags that nobody reads before they are set again are lost by the short check;
-//! a guest can see that only in the RFLAGS image that an exception pushes before they are set:
-//! #PF, #GP, #DE, #MF, #XM. In the lockstep test's random programs, made to fault, about 23 % of
-//! the frames differ so.
+//! not touch them, or they are made again behind it ([`remake`]). Flags that nobody reads before
+//! they are set again are lost by the short check; a guest can see that only in the RFLAGS image
+//! that an exception pushes before they are set: #PF, #GP, #DE, #MF, #XM. In the lockstep test's
+//! random programs, made to fault, about 23 % of the frames differ so.
 
 mod access;
 mod branch;
@@ -20,6 +20,7 @@ mod groups;
 mod plain;
 mod protected;
 mod registers;
+mod remake;
 mod save_state;
 mod sensitive;
 mod shared;
@@ -32,6 +33,7 @@ use branch::Calls;
 pub use branch::FarLink;
 use classify::{Class, Ordinary, flags_before};
 use plain::{is_scan, names_high_byte, popped, sized, stolen};
+use remake::Remake;
 use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
 
@@ -189,6 +191,7 @@ type MemoryUse = Option<Access>;
 struct Spare {
     list: Vec<(Instruction, Class, usize)>,
     needed: Vec<u32>,
+    remakes: Vec<Option<Remake>>,
     plan: Plan,
     kept: Vec<Kept>,
     slow: Vec<Slow>,
@@ -311,10 +314,17 @@ impl Translator {
             live = flags_before(i, *class, live);
             needed[n] = live;
         }
+        let mut remakes = take(&mut self.spare.remakes);
+        if self.switches.remake_flags && joined.is_none() {
+            self.plan_remakes(&list, &needed, &mut remakes);
+        } else {
+            remakes.clear();
+            remakes.resize(list.len(), None);
+        }
         let mut plan = take(&mut self.spare.plan);
         let grouping = self.switches.group && self.switches.short_check && self.switches.liveness;
         if grouping && bits == 64 && joined.is_none() {
-            self.plan(&list, &needed, &mut plan);
+            self.plan(&list, &needed, &remakes, &mut plan);
         } else {
             plan.clear(list.len());
         }
@@ -332,6 +342,7 @@ impl Translator {
             accesses: 0,
             slow,
             live: false,
+            remake: None,
             rip: source.rip,
             code: Code::INVALID,
             vector: false,
@@ -363,7 +374,7 @@ impl Translator {
                 together -= 1;
                 continue;
             }
-            block.begin(i, needed[n]);
+            block.begin(i, needed[n], remakes[n]);
             let run = block.stack_run(&list[n..], &plan.places[n..]);
             if run > 1 {
                 together = run - 1;
@@ -376,7 +387,7 @@ impl Translator {
                 continue;
             }
             if let Some(group) = groups.peek().filter(|g| g.members.start == n) {
-                apart.extend(block.check_group(group).map(|hole| (*group, hole)));
+                apart.extend(block.check_group(group).map(|s| (*group, s)));
             }
             block.begin_member(plan.places[n]);
             let from = block.asm.bytes.len();
@@ -406,13 +417,14 @@ impl Translator {
         block.shadow = false;
         let kept = take(&mut block.kept);
         let mut kept_of = kept.iter();
-        for (group, hole) in apart {
-            block.asm.bind(hole);
+        for (group, straddled) in apart {
+            block.asm.bind(straddled.hole);
+            block.give_back(straddled.restore);
             let mut last = None;
             for (n, kept) in group.members.clone().zip(kept_of.by_ref()) {
                 let (i, _, at) = &list[n];
                 map.push((block.asm.bytes.len() as u16, *at as u16));
-                block.begin(i, needed[n]);
+                block.begin(i, needed[n], remakes[n]);
                 block.other_copy(kept);
                 last = Some(kept);
             }
@@ -428,7 +440,7 @@ impl Translator {
             for n in run {
                 let (i, class, at) = &list[n];
                 map.push((block.asm.bytes.len() as u16, *at as u16));
-                block.begin(i, needed[n]);
+                block.begin(i, needed[n], remakes[n]);
                 ended = block.instruction(i, *class, &bytes[*at..*at + i.len()]);
             }
             if !ended {
@@ -461,6 +473,7 @@ impl Translator {
         (spare.slow, spare.kept) = (slow, kept);
         spare.kept.clear();
         (spare.list, spare.needed, spare.plan) = (list, needed, plan);
+        spare.remakes = remakes;
         Some(Output {
             code: asm.bytes,
             cold,
@@ -486,6 +499,8 @@ struct Building<'t, 's> {
     slow: Vec<Slow>,
     /// Flags are needed by or after the current instruction.
     live: bool,
+    /// How they can be made again.
+    remake: Option<Remake>,
     rip: u64,
     code: Code,
     vector: bool,
@@ -517,11 +532,12 @@ struct LiveAfter {
 }
 
 impl Building<'_, '_> {
-    /// About to translate an instruction; the flags needed before it.
-    fn begin(&mut self, i: &Instruction, needed: u32) {
+    /// About to translate an instruction; the flags needed before it, and how they can be made again.
+    fn begin(&mut self, i: &Instruction, needed: u32, remake: Option<Remake>) {
         self.rip = i.ip();
         self.code = i.code();
         self.live = needed != 0 || !self.t.switches.liveness;
+        self.remake = remake;
         // XSAVE and its kin are of no unit.
         self.vector = i.is_save_restore_instruction()
             || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);

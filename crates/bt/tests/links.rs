@@ -1,10 +1,13 @@
 //! Links between pages and remembered calls, each where it must not hold any more: another page is
 //! mapped at the target, the code that jumps runs at another address, what a call returns to was
 //! written, and returns without an end. Blocks in the place of a jump. And what random programs
-//! hardly meet: stacks across a page's end, bit strings by every register, a bad MXCSR.
+//! hardly meet: flags behind accesses that fail ([`remake`]), stacks across a page's end, bit
+//! strings by every register, a bad MXCSR.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
+#[path = "links/remake.rs"]
+mod remake;
 #[path = "support/end_bus.rs"]
 mod support;
 
@@ -39,9 +42,12 @@ struct Rig {
 
 impl Rig {
     fn new(options: &Options) -> Rig {
+        Rig::of(&Translation::new(options.clone()).unwrap())
+    }
+
+    fn of(engine: &dyn Engine) -> Rig {
         let ram = Arc::new(GuestMemory::flat(1 << 20).unwrap());
         let signals = Arc::new(Signals::default());
-        let engine = Translation::new(options.clone()).unwrap();
         let vcpu = engine
             .vcpu(0, &CpuModel::everything(), ram.clone(), signals.clone())
             .unwrap();
@@ -92,11 +98,16 @@ impl Rig {
 
     /// Runs from an address to the end; what is in RBX then.
     fn run(&mut self, rip: u64) -> u64 {
-        self.vcpu.set_state(&self.start(rip)).unwrap();
+        self.run_from(&self.start(rip));
+        self.vcpu.state().gpr[3]
+    }
+
+    /// Runs from a state to the end.
+    fn run_from(&mut self, state: &CpuState) {
+        self.vcpu.set_state(state).unwrap();
         let stop = self.vcpu.run(&mut self.bus, u64::MAX);
         assert_eq!(stop, Stop::Requested);
         self.bus.0.lower(Signals::RETURN);
-        self.vcpu.state().gpr[3]
     }
 
     fn count(&self, name: &str) -> u64 {

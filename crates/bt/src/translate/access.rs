@@ -3,6 +3,7 @@
 
 use super::field;
 use super::plain::{gpr_number, stolen};
+use super::remake::Remake;
 use super::shared::Way;
 use super::{Building, TLB_INDEX};
 use crate::area::{Area, VIEWS, View};
@@ -43,6 +44,8 @@ pub(super) enum Restore {
     Rcx,
     /// The flags, in RAX, and RAX, in [`Area::saved`].
     Flags,
+    /// The flags, which can be made again.
+    Remade(Remake),
 }
 
 /// What a slow path does.
@@ -250,8 +253,9 @@ impl Building<'_, '_> {
     /// Looks for so many bytes at R11 in the TLB: they are at `[r11]` then, if it knows them. Where
     /// to go if not, and what is to be given back there.
     pub(super) fn look_up(&mut self, access: Access, size: i32) -> (Hole, Restore) {
-        if !self.live && self.t.switches.short_check {
-            return (self.compare(access, size), Restore::Nothing);
+        let free = !self.live || self.remake.is_some();
+        if free && self.t.switches.short_check {
+            return self.compare(access, size);
         }
         let checks =
             &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
@@ -261,11 +265,18 @@ impl Building<'_, '_> {
         (slow, Restore::Rcx)
     }
 
-    /// The short check of so many bytes at R11; where to go if it fails.
-    pub(super) fn compare(&mut self, access: Access, size: i32) -> Hole {
+    /// The short check of so many bytes at R11, with the flags made again behind it if they are
+    /// needed; where to go if it fails, and what is to be given back there.
+    pub(super) fn compare(&mut self, access: Access, size: i32) -> (Hole, Restore) {
         let checks =
             &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
-        self.asm.copy_with(&checks.short, 4096 - size)
+        let slow = self.asm.copy_with(&checks.short, 4096 - size);
+        let restore = match self.remake {
+            Some(remake) if self.live => Restore::Remade(remake),
+            _ => Restore::Nothing,
+        };
+        self.give_back(restore);
+        (slow, restore)
     }
 
     /// Makes the slow paths, apart from the code that runs.

@@ -23,12 +23,13 @@
 //!
 //! [`Source::copies`]: super::Source::copies
 
+use super::stack::Straddled;
 use super::{
-    Address, Building, Class, Holes, Restore, Slow, SlowPath, Translator, field, names_high_byte,
+    Address, Building, Class, Holes, Remake, Slow, SlowPath, Translator, field, names_high_byte,
     sized, stolen,
 };
 use crate::block::STRETCH;
-use crate::emit::{Hole, Mem, R11};
+use crate::emit::{Mem, R11};
 use core::ops::Range;
 use iced_x86::{Code, Instruction, OpAccess, OpKind, Register};
 use x86::mmu::Access;
@@ -156,11 +157,12 @@ impl Open {
 
 impl Translator {
     /// Finds the groups of a block in 64-bit code. `needed`: the flags needed before each
-    /// instruction.
+    /// instruction; `remakes`: how they can be made again.
     pub(super) fn plan(
         &mut self,
         list: &[(Instruction, Class, usize)],
         needed: &[u32],
+        remakes: &[Option<Remake>],
         plan: &mut Plan,
     ) {
         plan.clear(list.len());
@@ -210,7 +212,11 @@ impl Translator {
                     });
                     if !joins {
                         close(&mut open, plan);
-                        if needed[n] == 0 && at.abs() < 1 << 30 {
+                        // A run of pushes or pops behind which flags are made again is better left
+                        // to [`super::stack`].
+                        let free =
+                            needed[n] == 0 || remakes[n].is_some() && *class == Class::Memory;
+                        if free && at.abs() < 1 << 30 {
                             let group = Group {
                                 members: n..n + 1,
                                 key,
@@ -248,13 +254,22 @@ impl Translator {
 
     /// True if an instruction writes a register that the group's addresses are made of.
     fn writes(&mut self, i: &Instruction, open: &Open) -> bool {
-        let written = self.written(i);
-        written & OTHERS != 0
-            || (0..i.op_count()).any(|k| {
-                written & 1 << k != 0
-                    && i.op_kind(k) == OpKind::Register
-                    && open.uses(i.op_register(k).full_register())
-            })
+        let (mut operands, others) = self.written_operands(i);
+        others || operands.any(|r| open.uses(r.full_register()))
+    }
+
+    /// The general registers among its operands that an instruction writes, and whether it writes
+    /// others, too.
+    pub(super) fn written_operands(
+        &mut self,
+        i: &Instruction,
+    ) -> (impl Iterator<Item = Register>, bool) {
+        let (written, i) = (self.written(i), *i);
+        let operands = (0..i.op_count())
+            .filter(move |k| written & 1 << k != 0 && i.op_kind(*k) == OpKind::Register)
+            .map(move |k| i.op_register(k))
+            .filter(|r| r.is_gpr());
+        (operands, written & OTHERS != 0)
     }
 
     fn written(&mut self, i: &Instruction) -> Written {
@@ -401,7 +416,7 @@ fn close(open: &mut Option<Open>, plan: &mut Plan) {
 impl Building<'_, '_> {
     /// Checks a group's stretch: afterwards `[r11]` is its lowest byte. If there are to be
     /// other copies: where to go if it cannot be used as a whole.
-    pub(super) fn check_group(&mut self, group: &Group) -> Option<Hole> {
+    pub(super) fn check_group(&mut self, group: &Group) -> Option<Straddled> {
         let (base, index, scale) = group.key;
         let index =
             (index != Register::None).then(|| (index.number() as u8, scale.trailing_zeros() as u8));
@@ -413,17 +428,17 @@ impl Building<'_, '_> {
         };
         let retry = self.asm.here();
         self.asm.lea(R11, low);
-        let hole = self.compare(group.access, group.span);
+        let (hole, restore) = self.compare(group.access, group.span);
         if group.saved {
             self.asm.store(field::group, R11);
         }
         if self.has_copies() {
-            return Some(hole);
+            return Some(Straddled { hole, restore });
         }
         let site = self.access_site(group.access, group.span as u16, true, retry);
         self.slow.push(Slow {
             holes: Holes::One(hole),
-            restore: Restore::Nothing,
+            restore,
             site,
             what: SlowPath::Miss(Address::Group(low), group.access),
         });

@@ -44,6 +44,7 @@ impl Building<'_, '_> {
         match borrowed {
             Restore::Nothing => {}
             Restore::Rcx => self.asm.load(RCX, field::spill),
+            Restore::Remade(remake) => self.remake(remake),
             Restore::Flags => {
                 self.asm.give_lahf();
                 self.asm.load(RAX, field::saved);
