@@ -1,5 +1,6 @@
 //! Consecutive pushes, and pops with the return behind them, of 64-bit code: one check of all their
-//! accesses. Functions begin and end so. Where flags are dead such pushes and pops are in a group
+//! accesses. Functions begin and end so. An `add rsp, …` in front of the pops makes flags that are
+//! live behind it; where they are dead before it the check comes first. Where flags are dead such pushes and pops are in a group
 //! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
 //!
 //! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
@@ -14,12 +15,12 @@ use super::access::{Address, Restore};
 use super::groups::Member;
 use super::{Building, Class, popped, stolen};
 use crate::emit::{Hole, Mem, R10, R11, RSP};
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Code, Instruction, OpKind, Register};
 use x86::mmu::Access;
 
 /// RBP.
 const RBP: u8 = 5;
-/// Instructions that are checked together at most.
+/// Accesses that are checked together at most.
 const LONGEST: usize = 7;
 
 /// A check that found pushes or pops not to lie in one page.
@@ -38,6 +39,17 @@ fn is_plain(i: &Instruction) -> bool {
         && stolen(i.op0_register()).is_none()
 }
 
+/// The constant of `add rsp, …`.
+fn room_given_back(i: &Instruction) -> Option<i32> {
+    let adds = matches!(i.code(), Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
+        && i.op0_kind() == OpKind::Register
+        && i.op0_register() == Register::RSP;
+    let by = i.immediate(1) as i64;
+    i32::try_from(by)
+        .ok()
+        .filter(|by| adds && (0..1 << 30).contains(by))
+}
+
 impl Building<'_, '_> {
     /// How many of the instructions from here on can be checked together. `places`: those that
     /// have one are in a group.
@@ -50,7 +62,9 @@ impl Building<'_, '_> {
         if self.source.view.is_32bit() || self.shadow || !on {
             return 0;
         }
-        let alone = places.iter().take(LONGEST).take_while(|p| p.is_none());
+        let room = !self.live && room_given_back(&list[0].0).is_some();
+        let longest = LONGEST + usize::from(room);
+        let alone = places.iter().take(longest).take_while(|p| p.is_none());
         let list = &list[..alone.count()];
         if list.is_empty() {
             return 0;
@@ -66,6 +80,11 @@ impl Building<'_, '_> {
                 let end = start + count(Class::Pop, start);
                 // A RET alone, too, but for the pop of a register that is none of those.
                 let returns = end > 0 && list.get(end).is_some_and(|l| l.1 == Class::Return);
+                end + usize::from(returns)
+            }
+            Class::Plain if room => {
+                let end = 1 + count(Class::Pop, 1);
+                let returns = list.get(end).is_some_and(|l| l.1 == Class::Return);
                 end + usize::from(returns)
             }
             _ => 0,
@@ -89,10 +108,15 @@ impl Building<'_, '_> {
         &mut self,
         run: &[(Instruction, Class, usize)],
     ) -> (bool, Option<Straddled>) {
-        let size = 8 * run.len() as i32;
         let register = |i: &Instruction| i.op0_register().number() as u8;
         let (first, class, _) = &run[0];
+        let room = (*class == Class::Plain)
+            .then(|| room_given_back(first))
+            .flatten();
+        let accesses = &run[usize::from(room.is_some())..];
+        let size = 8 * accesses.len() as i32;
         let straddled;
+        let mut made = 1;
         match class {
             Class::Push => {
                 straddled = self.check_run(Address::Stack(RSP, -size), Access::Write, size);
@@ -102,6 +126,13 @@ impl Building<'_, '_> {
                 }
                 self.asm.lea(RSP, Mem::base(RSP, -size));
                 return (false, straddled);
+            }
+            Class::Plain => {
+                let by = room.unwrap_or(0);
+                straddled = self.check_run(Address::Stack(RSP, by), Access::Read, size);
+                self.asm.add_constant(RSP, by, false, true);
+                self.asm.lea(RSP, Mem::base(RSP, size));
+                made = 0;
             }
             Class::Leave => {
                 straddled = self.check_run(Address::Stack(RBP, 0), Access::Read, size);
@@ -116,7 +147,7 @@ impl Building<'_, '_> {
                 self.asm.lea(RSP, Mem::base(RSP, size));
             }
         }
-        for (n, (i, class, _)) in run.iter().enumerate().skip(1) {
+        for (n, (i, class, _)) in accesses.iter().enumerate().skip(made) {
             let place = Mem::base(R11, 8 * n as i32);
             if *class != Class::Return {
                 self.asm.load(register(i), place);

@@ -153,6 +153,7 @@ const ACCESSES: &[Part] = &[
     },
     |a| {
         a.mov(ah, byte_ptr(rbx))?;
+        a.lea(rsi, qword_ptr(rbx + 0x100))?;
         a.movsb()?;
         a.mov(byte_ptr(rbx), ch)
     },
@@ -197,8 +198,6 @@ fn program(a: &mut CodeAssembler, makes: Part, accesses: Part) -> Result<(), Ice
         a.jmp(from)?;
         a.set_label(&mut from)?;
         makes(a)?;
-        // Where an instruction moves bytes.
-        a.lea(rsi, qword_ptr(rbx + 0x100))?;
         accesses(a)?;
         a.set_label(&mut next)?;
         a.lea(rsp, qword_ptr(rsp - 0x100))?;
