@@ -214,7 +214,8 @@ pub struct Area {
     /// Guest RIP on leaving.
     pub rip: u64,
     /// Linear address of the page that translated code is in: what it says of itself (RIP-relative
-    /// operands, return addresses, branch targets) is relative to this.
+    /// operands, return addresses, branch targets) is relative to this. Fixed code knows by itself,
+    /// and leaves anything here.
     pub page: u64,
     /// Why translated code was left; see [`crate::vcpu`].
     pub reason: u64,

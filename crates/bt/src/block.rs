@@ -6,7 +6,7 @@ use mem::RamOffset;
 use x86::mmu::Access;
 
 /// What a block was translated for: the place of its first byte and the mode. Its code fits every
-/// linear address at which the page is mapped.
+/// linear address at which the page is mapped, unless the mode has a distance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     /// First byte in RAM.
@@ -75,7 +75,8 @@ pub enum Kind {
         /// Another linked jump to the same block ([`Block::incoming`]).
         next: u32,
     },
-    /// A direct jump out of the page that may be linked to its target behind a guard.
+    /// A direct jump out of the page that may be linked to its target: behind a guard, unless both
+    /// are fixed.
     Far {
         /// As of a link.
         patch: u32,
@@ -229,12 +230,14 @@ pub struct Block {
     pub(super) map: u32,
     pub(super) cold: u32,
     pub(super) next_in_page: u32,
+    /// The number of its first site.
+    pub(super) first_site: u32,
     /// It ends without a jump: the next block lies behind it and is what it goes on to.
     pub runs_on: bool,
     /// False after its page was written.
     pub valid: bool,
     /// Its one instruction ends in the next page. Such a block begins with a look at where that
-    /// page is mapped.
+    /// page is mapped, unless it is fixed.
     pub crosses: bool,
 }
 

@@ -180,6 +180,11 @@ impl Blocks {
         first..first + self.regions[region].blocks.len() as u32
     }
 
+    /// The numbers of all blocks.
+    pub fn all(&self) -> Vec<u32> {
+        (0..REGIONS).flat_map(|r| self.numbers(r)).collect()
+    }
+
     /// Forgets the blocks of a region, and goes on there. What is given back are jumps of others
     /// that were linked to them: where they are, and where they led before.
     pub fn begin(&mut self, region: usize) -> Vec<(u32, u32)> {
@@ -442,6 +447,7 @@ impl Blocks {
             runs_on: false,
             valid: true,
             crosses: new.second.is_some(),
+            first_site: first_site as u32,
         });
         number
     }
@@ -514,6 +520,14 @@ impl Blocks {
         };
         let entries = u16::from(block.count) + u16::from(block.again);
         (0..entries).map(|_| next()).collect()
+    }
+
+    /// The block that has a site: the last whose first site is not behind it.
+    pub fn of_site(&self, site: u32) -> Option<u32> {
+        let number = region_of_site(site);
+        let blocks = &self.regions.get(number)?.blocks;
+        let n = blocks.partition_point(|b| b.first_site <= site);
+        Some((number << BLOCK_BITS | n.checked_sub(1)?) as u32)
     }
 
     /// The block whose code holds an offset in the code cache.

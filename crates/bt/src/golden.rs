@@ -346,6 +346,7 @@ impl Golden {
         let source = Source {
             rip: AT,
             page: &page,
+            fixed: None,
             next: None,
             next_key: 0,
             live: &live_flags,

@@ -44,6 +44,7 @@ fn translation_speed() {
                 let source = Source {
                     rip,
                     page,
+                    fixed: None,
                     next: None,
                     next_key: 0,
                     live: &live_flags,

@@ -78,6 +78,8 @@ switches! {
     regions = "regions";
     /// fills the software TLB without taking the state over
     refill = "refill";
+    /// makes a kernel's code in large global pages for its linear address
+    fixed = "fixed";
     /// keeps what the kernel's tables hold of global pages from one address space to the next
     share = "share";
 }

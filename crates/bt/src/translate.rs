@@ -107,6 +107,8 @@ pub struct Source<'a> {
     pub rip: u64,
     /// The whole page that holds it.
     pub page: &'a [u8; 4096],
+    /// Its linear address, if the code is for that alone.
+    pub fixed: Option<u64>,
     /// The first bytes of the next page, if the block is one instruction that ends there.
     pub next: Option<[u8; 15]>,
     /// What is known of the flags needed in it, in this mode.
@@ -361,7 +363,9 @@ impl Translator {
         let liveness = block.t.switches.liveness;
         if joined.is_some() {
             block.live = needed[0] != 0 || !liveness;
-            block.guard_next_page();
+            if source.fixed.is_none() {
+                block.guard_next_page();
+            }
         }
         let mut done = false;
         let mut groups = plan.groups.iter().peekable();

@@ -3,6 +3,7 @@
 //! that is not translated.
 
 mod blocks;
+mod fixed;
 mod run;
 mod spaces;
 
@@ -20,6 +21,7 @@ use crate::signal;
 use crate::switches::Switches;
 use crate::targets::Targets;
 use crate::translate::{Exits, Translator, exits, reason};
+use fixed::{Frames, NUMBER_BITS};
 use iced_x86::Code;
 use mem::GuestMemory;
 use std::collections::{HashMap, HashSet};
@@ -91,7 +93,7 @@ pub struct BtVcpu {
     /// Those of others, the one used last at the end; at the beginning, perhaps, some that nobody
     /// has used.
     spare: Vec<OwnedArea>,
-    /// Where large pages are of which software TLBs hold parts: first and last byte, by
+    /// Where large pages are of which software TLBs and branch tables hold parts: first and last byte, by
     /// [`large_region`].
     large: Map<u64, (u64, u64)>,
     /// Flushes up to this number are not in `recent`.
@@ -108,6 +110,7 @@ pub struct BtVcpu {
     exits: Exits,
     pub(crate) translator: Translator,
     pub(crate) blocks: Blocks,
+    frames: Frames,
     /// Regions of the code cache that hold something.
     filled: usize,
     /// Chooses the region that goes.
@@ -173,6 +176,10 @@ pub struct Stats {
     pub dropped: u64,
     /// Times the code cache, or one of its regions, was emptied.
     pub emptied: u64,
+    /// Blocks translated for their linear address.
+    pub fixed: u64,
+    /// Times some of these went because what they were made from was mapped otherwise.
+    pub remapped: u64,
     /// Times translated code was left, by [`reason`].
     pub exits: [u64; reason::NAMES.len()],
 }
@@ -240,6 +247,7 @@ impl BtVcpu {
             cache,
             translator: Translator::new(exits, Box::new(native), switches),
             blocks,
+            frames: Frames::default(),
             filled: 1,
             chance: 1,
             targets,
@@ -443,6 +451,7 @@ impl BtVcpu {
                 }
             }
             self.keep_up();
+            self.look_at_frames(bus);
             let promised = self.promised();
             let found = self.find(bus);
             let Some(block) = found else {
@@ -571,9 +580,9 @@ fn mode(x: &Exec<'_>, view: View) -> u64 {
 }
 
 /// The part of a mode that all views share: the view tells the size of code, the level is one value
-/// a view.
+/// a view, and fixed code is reached only where it belongs.
 fn control(mode: u64) -> u64 {
-    mode & !(VIEW_BITS | 3 << 8 | 0xff)
+    mode & !(NUMBER_BITS | VIEW_BITS | 3 << 8 | 0xff)
 }
 
 /// With whose rights the program accesses data now, and the size of its code.
@@ -685,6 +694,8 @@ impl Vcpu for BtVcpu {
             faults,
             dropped,
             emptied,
+            fixed,
+            remapped,
             exits,
         } = self.stats;
         let mut all: Vec<(String, u64)> = [
@@ -707,6 +718,8 @@ impl Vcpu for BtVcpu {
             ("faults", faults),
             ("dropped", dropped),
             ("emptied", emptied),
+            ("fixed", fixed),
+            ("remapped", remapped),
         ]
         .map(|(name, n)| (name.into(), n))
         .into();

@@ -1,8 +1,9 @@
 //! Links between pages and remembered calls, each where it must not hold any more: another page is
 //! mapped at the target, the code that jumps runs at another address, what a call returns to was
-//! written, and returns without an end. Blocks in the place of a jump. And what random programs
-//! hardly meet: flags behind accesses that fail ([`remake`]), stacks across a page's end, bit
-//! strings by every register, a bad MXCSR.
+//! written, and returns without an end. Blocks in the place of a jump. Code that is made for its
+//! linear address, in large pages that are mapped anew. And what random programs hardly meet: flags
+//! behind accesses that fail ([`remake`]), stacks across a page's end, bit strings by every register,
+//! a bad MXCSR.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
@@ -30,8 +31,14 @@ const OTHER: u64 = 0x5_0000;
 const THIRD: u64 = 0x6_0000;
 /// Page table entries.
 const TABLE: u64 = 0x4000;
+/// Tables of the upper half, with large pages.
+const UPPER: u64 = 0x5000;
+const DIRECTORY: u64 = 0x6000;
+/// Bytes of a large page; the upper half begins with these.
+const LARGE: u64 = 2 << 20;
+const HIGH: u64 = 0xffff_ffff_8000_0000;
 
-type Code = dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
+type Code<'a> = dyn Fn(&mut CodeAssembler) -> Result<(), IcedError> + 'a;
 
 /// A processor in 64-bit mode, memory mapped to itself.
 struct Rig {
@@ -46,7 +53,7 @@ impl Rig {
     }
 
     fn of(engine: &dyn Engine) -> Rig {
-        let ram = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+        let ram = Arc::new(GuestMemory::flat(8 << 20).unwrap());
         let signals = Arc::new(Signals::default());
         let vcpu = engine
             .vcpu(0, &CpuModel::everything(), ram.clone(), signals.clone())
@@ -56,7 +63,13 @@ impl Rig {
             bus: EndBus(signals),
             ram,
         };
-        for (at, entry) in [(0x1000, 0x2003u64), (0x2000, 0x3003), (0x3000, 0x4003)] {
+        for (at, entry) in [
+            (0x1000, 0x2003u64),
+            (0x2000, 0x3003),
+            (0x3000, 0x4003),
+            (0x1ff8, UPPER | 3),
+            (UPPER + 0xff0, DIRECTORY | 3),
+        ] {
             rig.ram.write_word(Gpa(at), entry).unwrap();
         }
         for n in 0..256 {
@@ -70,10 +83,22 @@ impl Rig {
         self.ram.write_word(entry, at | 3).unwrap();
     }
 
-    fn put(&self, at: u64, code: &Code) {
+    /// Maps a large global page of the upper half.
+    fn map_large(&self, linear: u64, at: u64) {
+        let entry = Gpa(large_entry(linear));
+        self.ram.write_word(entry, at | LARGE_PAGE).unwrap();
+    }
+
+    fn put(&self, at: u64, code: &Code<'_>) {
+        self.put_for(at, at, code);
+    }
+
+    /// Puts code at a place, for another linear address.
+    fn put_for(&self, linear: u64, at: u64, code: &Code<'_>) {
         let mut a = CodeAssembler::new(64).unwrap();
         code(&mut a).unwrap();
-        self.ram.write(Gpa(at), &a.assemble(at).unwrap()).unwrap();
+        let code = a.assemble(linear).unwrap();
+        self.ram.write(Gpa(at), &code).unwrap();
     }
 
     /// The processor about to run from an address.
@@ -89,7 +114,7 @@ impl Rig {
         s.seg[1] = flat(8, 0xa9b);
         s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP;
         s.cr3 = 0x1000;
-        s.cr4 = cr4::PAE | cr4::OSFXSR;
+        s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::PGE;
         s.efer = efer::LME | efer::LMA;
         s.rip = rip;
         s.gpr[4] = 0x2_0000;
@@ -116,6 +141,14 @@ impl Rig {
     }
 }
 
+/// Present, writable, accessed and dirty, large and global.
+const LARGE_PAGE: u64 = 0x1e3;
+
+/// Where the entry of a large page of the upper half is.
+fn large_entry(linear: u64) -> u64 {
+    DIRECTORY + 8 * (linear >> 21 & 511)
+}
+
 /// With links made at once and after a while, and without any.
 fn under_each(test: impl Fn(&mut Rig, bool)) {
     for off in [
@@ -126,6 +159,8 @@ fn under_each(test: impl Fn(&mut Rig, bool)) {
         "far,returns",
         "stack-runs",
         "adjoin",
+        "fixed",
+        "fixed,far",
     ] {
         let mut options = Options::default();
         if !off.is_empty() {
@@ -284,10 +319,7 @@ fn a_return_leads_to_the_page_that_is_mapped_there_by_then() {
             }
         };
         rig.put(CODE, &caller(10));
-        let mut a = CodeAssembler::new(64).unwrap();
-        caller(1000)(&mut a).unwrap();
-        let code = a.assemble(CODE).unwrap();
-        rig.ram.write(Gpa(OTHER), &code).unwrap();
+        rig.put_for(CODE, OTHER, &caller(1000));
         // Now and then it returns to another page than it was called from.
         rig.put(FAR, &move |a| {
             let mut end = a.create_label();
@@ -592,5 +624,140 @@ fn returns_without_an_end_let_the_processor_be_stopped() {
         });
         rig.run(CODE);
         thread.join().unwrap();
+    });
+}
+
+/// Switches CR4.PGE off and on.
+fn toggles_pge(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, cr4)?;
+    a.xor(rax, cr4::PGE as i32)?;
+    a.mov(cr4, rax)?;
+    a.xor(rax, cr4::PGE as i32)?;
+    a.mov(cr4, rax)
+}
+
+#[test]
+fn code_for_its_address_goes_when_its_large_page_is_mapped_anew() {
+    let [near, next] = [HIGH, HIGH + LARGE];
+    let code = near + 0x1000;
+    // In another page of the frame, by all, and by a new space while nothing is global.
+    // What makes the processor forget.
+    let flushes: [&Code<'_>; 3] = [&|a| a.invlpg(byte_ptr(next + 0x5000)), &toggles_pge, &|a| {
+        a.mov(rax, cr4)?;
+        a.xor(rax, cr4::PGE as i32)?;
+        a.mov(cr4, rax)?;
+        a.mov(rdx, cr3)?;
+        a.mov(cr3, rdx)?;
+        a.xor(rax, cr4::PGE as i32)?;
+        a.mov(cr4, rax)
+    }];
+    for flush in flushes {
+        under_each(|rig, _| {
+            rig.map_large(near, LARGE);
+            rig.map_large(next, 2 * LARGE);
+            let calls = near + 0x3800;
+            rig.put_for(code, LARGE + 0x1000, &|a| {
+                a.mov(ebx, 0)?;
+                a.call(calls)?;
+                for at in [3 * LARGE, 2 * LARGE] {
+                    a.mov(rdx, large_entry(next))?;
+                    a.mov(qword_ptr(rdx), (at | LARGE_PAGE) as i32)?;
+                    flush(a)?;
+                    a.call(calls)?;
+                }
+                a.out(u32::from(END), al)
+            });
+            rig.put_for(calls, LARGE + 0x3800, &|a| {
+                let mut again = a.create_label();
+                a.mov(ecx, 100)?;
+                a.set_label(&mut again)?;
+                a.call(next + 0x7000)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.ret()
+            });
+            rig.put_for(next + 0x7000, 2 * LARGE + 0x7000, &adds(1));
+            rig.put_for(next + 0x7000, 3 * LARGE + 0x7000, &adds(1000));
+            for _ in 0..3 {
+                assert_eq!(rig.run(code), 100_200);
+            }
+            assert_eq!(rig.count("remapped") > 0, rig.count("fixed") > 0);
+        });
+    }
+    let mut rig = Rig::new(&Options::default());
+    rig.map_large(near, LARGE);
+    rig.put_for(code, LARGE + 0x1000, &|a| a.out(u32::from(END), al));
+    rig.run(code);
+    assert!(rig.count("fixed") > 0);
+}
+
+#[test]
+fn an_instruction_across_the_end_of_a_large_page_is_that_of_both() {
+    let next = HIGH + LARGE;
+    // Its operand is in the next large page.
+    let across = next - 3;
+    under_each(|rig, _| {
+        rig.map_large(HIGH, LARGE);
+        rig.map_large(next, 2 * LARGE);
+        rig.put_for(HIGH, LARGE, &|a| {
+            a.mov(ebx, 0)?;
+            a.mov(rdx, large_entry(next))?;
+            for at in [2 * LARGE, 3 * LARGE, 2 * LARGE] {
+                let mut again = a.create_label();
+                a.mov(qword_ptr(rdx), (at | LARGE_PAGE) as i32)?;
+                a.invlpg(byte_ptr(next))?;
+                a.mov(ecx, 100)?;
+                a.set_label(&mut again)?;
+                a.call(across)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+            }
+            a.out(u32::from(END), al)
+        });
+        for (n, add) in [(2, 0x100), (3, 0x20_0000)] {
+            let mut a = CodeAssembler::new(64).unwrap();
+            a.add(rbx, add).unwrap();
+            a.ret().unwrap();
+            let bytes = a.assemble(across).unwrap();
+            rig.ram.write(Gpa(2 * LARGE - 3), &bytes[..3]).unwrap();
+            rig.ram.write(Gpa(n * LARGE), &bytes[3..]).unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(rig.run(HIGH), 200 * 0x100 + 100 * 0x20_0000);
+        }
+    });
+}
+
+#[test]
+fn code_for_its_address_runs_at_that_address_alone() {
+    // More distances and large pages than the translator takes as such.
+    let places: Vec<u64> = (0..100).map(|n| HIGH + 2 * n * LARGE).collect();
+    under_each(|rig, _| {
+        for (n, place) in (0u64..).zip(&places) {
+            rig.map_large(*place, LARGE);
+            rig.map_large(place + LARGE, (2 + n % 2) * LARGE);
+        }
+        rig.put_for(HIGH, LARGE, &|a| {
+            let (mut start, mut again) = (a.create_label(), a.create_label());
+            a.set_label(&mut start)?;
+            a.mov(ebx, 0)?;
+            a.mov(ecx, 50)?;
+            a.set_label(&mut again)?;
+            a.call(HIGH + LARGE)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            // Where this is.
+            a.lea(rax, qword_ptr(start))?;
+            a.add(rbx, rax)?;
+            a.out(u32::from(END), al)
+        });
+        rig.put_for(HIGH + LARGE, 2 * LARGE, &adds(1));
+        rig.put_for(HIGH + LARGE, 3 * LARGE, &adds(1000));
+        for _ in 0..3 {
+            for (n, place) in (0u64..).zip(&places) {
+                let add = if n % 2 == 0 { 50 } else { 50_000 };
+                assert_eq!(rig.run(*place), place + add);
+            }
+        }
     });
 }

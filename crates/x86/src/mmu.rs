@@ -171,8 +171,17 @@ impl Tlb {
 
     /// True if the page of `linear` is cached for an access and is in every address space.
     pub fn is_global(&self, access: Access, linear: u64) -> bool {
+        self.cached(access, linear).is_some_and(|e| e.global)
+    }
+
+    /// Bytes mapped by the paging entry of `linear`, if it is cached for an access.
+    pub fn size(&self, access: Access, linear: u64) -> Option<u64> {
+        self.cached(access, linear).map(|e| e.size)
+    }
+
+    fn cached(&self, access: Access, linear: u64) -> Option<&Entry> {
         let entry = &self.tables[access as usize][Self::slot(linear)];
-        entry.tag == self.tag(linear) && entry.global
+        (entry.tag == self.tag(linear)).then_some(entry)
     }
 
     /// Selects the view (0–3) within the current space.
@@ -335,7 +344,7 @@ impl Exec<'_> {
             Rights::User => true,
             Rights::System | Rights::Supervisor => false,
         };
-        match self.walk(linear, access, user, rights) {
+        match self.walk(linear, access, user, rights, true) {
             Ok(found) => Ok(found),
             Err(fault) => {
                 self.s.cr2 = linear;
@@ -355,12 +364,21 @@ impl Exec<'_> {
         }
     }
 
+    /// What a supervisor's access would find, without a trace of it: nothing if it would fault or
+    /// set an accessed or dirty bit, or if a paging entry is not in RAM.
+    pub fn probe(&mut self, linear: u64, access: Access) -> Option<Translation> {
+        self.walk(linear, access, false, Rights::Supervisor, false)
+            .ok()
+    }
+
+    /// `marks`: accessed and dirty bits are set where they are not yet. Without, that is a fault.
     fn walk(
         &mut self,
         linear: u64,
         access: Access,
         user: bool,
         rights: Rights,
+        marks: bool,
     ) -> Result<Translation, u16> {
         if self.s.cr0 & cr0::PG == 0 {
             // Without paging A20 is the only thing between linear and physical; it is always on.
@@ -391,6 +409,9 @@ impl Exec<'_> {
         for (depth, level) in levels.iter().enumerate() {
             let index = linear >> level.shift & ((1 << level.index_bits) - 1);
             let at = Gpa(table + index * if wide { 8 } else { 4 });
+            if !marks && self.ram.lookup(at).is_none() {
+                return Err(0);
+            }
             let entry = self.read_entry(at, wide);
             if entry & pte::P == 0 {
                 return Err(0);
@@ -428,6 +449,9 @@ impl Exec<'_> {
             executable &= !(wide && entry & pte::NX != 0);
             if !leaf {
                 if entry & pte::A == 0 {
+                    if !marks {
+                        return Err(0);
+                    }
                     self.set_entry_bits(at, entry, pte::A, wide);
                 }
                 table = entry
@@ -444,6 +468,9 @@ impl Exec<'_> {
                 set |= pte::D;
             }
             if entry & set != set {
+                if !marks {
+                    return Err(0);
+                }
                 self.set_entry_bits(at, entry, set, wide);
             }
             let size = 1u64 << level.shift;

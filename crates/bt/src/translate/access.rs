@@ -179,6 +179,9 @@ impl Building<'_, '_> {
 
     /// A linear address of the page's surroundings into a register, from its distance to the page.
     pub(super) fn linear(&mut self, register: u8, offset: u64) {
+        if let Some(page) = self.source.fixed {
+            return self.asm.mov_imm(register, page.wrapping_add(offset));
+        }
         self.asm.load(register, field::page);
         let mem = Mem::base(register, offset as i32);
         if self.source.view.is_32bit() {

@@ -66,6 +66,11 @@ impl Building<'_, '_> {
     pub(super) fn returned(&mut self, stub: Option<Hole>, target: u64) {
         let Some(stub) = stub else { return };
         self.asm.bind(stub);
+        let fixed = self.source.fixed.is_some();
+        if fixed && (self.is_near(target) || self.t.switches.far) {
+            let hole = self.asm.jmp();
+            return self.lead(hole, target);
+        }
         if !self.is_near(target) {
             let way = self.t.exits.way(self.source.view, Way::Any);
             self.asm.jmp_to(way);
@@ -146,6 +151,9 @@ impl Building<'_, '_> {
     pub(super) fn go(&mut self, target: u64, live: bool) {
         if !self.is_near(target) {
             if self.t.switches.far {
+                if self.source.fixed.is_some() && self.polls(target) {
+                    self.poll(target, live);
+                }
                 let hole = self.asm.jmp();
                 self.far(hole, target);
                 return;
@@ -184,11 +192,11 @@ impl Building<'_, '_> {
     }
 
     /// Makes the first destination of a jump out of the page: the way by the branch table, which
-    /// asks now and then to be linked.
+    /// asks now and then to be linked. Fixed code has polled before.
     fn far(&mut self, hole: Hole, target: u64) {
         let (Hole::Near(at) | Hole::Short(at)) = hole;
         let patch = self.asm.origin + at as u64;
-        let poll = self.polls(target);
+        let poll = self.source.fixed.is_none() && self.polls(target);
         let site = self.site(Kind::Far {
             patch: (patch - self.source.cache) as u32,
             // Not known before the slow paths are made.
@@ -307,7 +315,7 @@ impl Building<'_, '_> {
         if self.is_near(target) {
             target > self.rip && !self.shadow
         } else {
-            self.t.switches.far
+            self.t.switches.far && (self.source.fixed.is_none() || !self.polls(target))
         }
     }
 
@@ -391,6 +399,8 @@ impl Calls {
 pub struct FarLink {
     /// Of the mode.
     pub view: View,
+    /// The page of the jump, if its code is fixed.
+    pub page: Option<u64>,
     /// From this page to the other.
     pub pages: i32,
     /// The target in the other page.
@@ -417,8 +427,13 @@ impl Translator {
                 asm.lea(R11, mem);
             }
         };
-        asm.load(R11, field::page);
-        add(&mut asm, link.pages);
+        match link.page {
+            Some(page) => asm.mov_imm(R11, page.wrapping_add(i64::from(link.pages) as u64)),
+            None => {
+                asm.load(R11, field::page);
+                add(&mut asm, link.pages);
+            }
+        }
         let mut hit = None;
         if let Some((number, host)) = link.to {
             asm.store(field::spill, RCX);

@@ -2,6 +2,7 @@
 //! page is written. Called by the dispatcher ([`super`]) and by what deals with exits
 //! ([`super::run`]).
 
+use super::fixed::NUMBER_BITS;
 use super::{BtVcpu, control, mode, view};
 use crate::area::{VIEWS, View};
 use crate::block::{Key, Kind, Site};
@@ -216,7 +217,8 @@ impl BtVcpu {
         let view = view(&x);
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
-        let mode = mode(&x, view);
+        let mode = mode(&x, view) | self.fixed_mode(bus, view, linear, at);
+        let fixed = self.frames.distance(mode).is_some();
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
         let known = self.blocks.find(target);
@@ -228,7 +230,13 @@ impl BtVcpu {
         // Emptying the cache has forgotten the numbers of the modes.
         let target = self.target(at, mode)?;
         let (second, host) = (self.blocks.second(number), self.host_of(number));
+        // A fixed block does not look for its second page.
+        let second = second.filter(|_| !fixed);
         let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
+        self.note_size_of_code(linear);
+        if next_key.is_some() {
+            self.note_size_of_code(linear.wrapping_add(0x1000));
+        }
         // Which blocks fit depends on the mode; when it changes, the tables of all views go.
         let area = &mut *self.area;
         if view.is_32bit() {
@@ -327,6 +335,11 @@ impl BtVcpu {
         self.translate_at(bus, key, view, None).or_else(|| {
             // The instruction crosses the page's end.
             let second = self.second_page(bus, linear)?;
+            let fixed = self.frames.distance(key.mode).is_some();
+            if fixed && second.0 != (key.at.0 | 0xfff) + 1 {
+                // It is mapped elsewhere by now, without a flush yet.
+                return None;
+            }
             self.translate_at(bus, key, view, Some(second))
         })
     }
@@ -357,10 +370,12 @@ impl BtVcpu {
                 .then(|| self.place_of_jump(target))
                 .flatten();
             let over = place.as_ref().map_or(0, |_| JUMP);
+            let distance = self.frames.distance(key.mode);
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &copy.bytes,
+                fixed: distance.map(|distance| page.0.wrapping_add(distance)),
                 live: &copy.live,
                 next,
                 next_key,
@@ -392,6 +407,7 @@ impl BtVcpu {
                 recorder.add(number, NewBlock::of(&source, &output, rip, ring));
             }
             self.stats.blocks += 1;
+            self.stats.fixed += u64::from(distance.is_some());
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += (output.code.len() + output.cold.len()) as u64;
             let first_site = source.first_site;
@@ -524,15 +540,22 @@ impl BtVcpu {
             .is_some_and(|from| from.at().0 >> 12 == to.at().0 >> 12 && from.mode == to.mode)
     }
 
-    /// Links the jump of a site out of its page to the block at RIP behind a guard, if they belong
-    /// together for as long as that holds.
+    /// True if two modes, by their numbers, differ at most in the distance of fixed code. Which of
+    /// the two a page's code has is in its guard.
+    fn same_but_distance(&self, one: u16, other: u16) -> bool {
+        (self.targets.mode_of(one) ^ self.targets.mode_of(other)) & !NUMBER_BITS == 0
+    }
+
+    /// Links the jump of a site out of its page to the block at RIP: behind a guard, if they belong
+    /// together for as long as that holds, or as inside a page, if both are fixed.
     pub(super) fn link_far(&mut self, bus: &mut dyn Bus, site: u32, view: View) -> Option<()> {
         let kind = self.blocks.site(site)?.kind;
         let Kind::Far { patch, poll, .. } = kind else {
             return None;
         };
         let rip = self.interp.cpu().s.rip;
-        let mut pages = (rip & !0xfff).wrapping_sub(self.area.page);
+        let page = self.page_of(site);
+        let mut pages = (rip & !0xfff).wrapping_sub(page);
         if view.is_32bit() {
             pages = pages as u32 as i32 as u64;
         }
@@ -545,14 +568,24 @@ impl BtVcpu {
         }
         let to = self.blocks[number];
         let from = self.blocks.at_host(patch).map(|from| self.blocks[from])?;
-        if !from.valid || from.mode != to.mode {
+        if !from.valid || !self.same_but_distance(from.mode, to.mode) {
             return None;
         }
+        let fixed = |mode| self.frames.distance(self.targets.mode_of(mode)).is_some();
+        if from.mode == to.mode && fixed(from.mode) {
+            // As inside a page: what polls has done so.
+            self.blocks.link(site, number);
+            self.lead(patch, to.host);
+            self.stats.links += 1;
+            return Some(());
+        }
+        let fixed = fixed(from.mode).then_some(page);
         let page = Targets::key(RamOffset(to.at().0 & !0xfff), to.mode.into())?;
         let guard = self.targets.number(page).filter(|_| !to.crosses);
         let host = self.host_of(number);
         let link = FarLink {
             view,
+            page: fixed,
             pages,
             offset: (rip & 0xfff) as i32,
             poll,

@@ -2,11 +2,10 @@
 //! TLB's misses.
 
 use super::{
-    BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, large_region, mode,
-    user_selectors, view,
+    BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
 };
 use crate::area::TlbEntry;
-use crate::block::Kind;
+use crate::block::{Kind, Site};
 use crate::entry;
 use crate::translate::{NO_SITE, reason};
 use std::sync::atomic::Ordering;
@@ -34,7 +33,7 @@ impl BtVcpu {
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
                 let dropped = self.stats.dropped;
                 self.keep_up();
-                if self.stats.dropped != dropped {
+                if self.stats.dropped != dropped || self.frames.doubtful {
                     // The block at `host` may be one of them, and its beginning no longer its own.
                     self.me.inside.store(false, Ordering::SeqCst);
                     if shadow {
@@ -64,8 +63,10 @@ impl BtVcpu {
                         let Some((site, Kind::Branch { moved })) = site.map(|s| (s, s.kind)) else {
                             return Some(broken("a branch exit without a branch"));
                         };
+                        let rip = self.rip_left(&site);
+                        let cpu = self.interp.cpu();
                         cpu.s.gpr[4] = cpu.s.gpr[4].wrapping_sub(moved as u64);
-                        cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                        cpu.s.rip = rip;
                         return self.step(bus, site.vector);
                     }
                     cpu.s.rip = area.rip;
@@ -75,7 +76,7 @@ impl BtVcpu {
                     let Some(site) = self.blocks.site(area.site as u32) else {
                         return Some(broken("an exit without a site"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                    self.interp.cpu().s.rip = self.rip_left(&site);
                     self.by_code.entry(site.code as u64).or_default()[0] += 1;
                     if let Some(stop) = self.step_at(bus, &site) {
                         return Some(stop);
@@ -90,7 +91,8 @@ impl BtVcpu {
                     let Kind::Interpret { more } = site.kind else {
                         return Some(broken("an exit to another address space without one"));
                     };
-                    let at = area.page.wrapping_add(site.rip.into());
+                    let at = self.rip_left(&site);
+                    let cpu = self.interp.cpu();
                     cpu.s.rip = at;
                     let value = cpu.s.gpr[more as usize & 15];
                     let mut x = Exec { cpu, bus };
@@ -117,7 +119,10 @@ impl BtVcpu {
                     let Some((site, Kind::Link { patch, .. })) = site.map(|s| (s, s.kind)) else {
                         return Some(broken("a link exit without a link"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                    let rip = self.rip_left(&site);
+                    self.interp.cpu().s.rip = rip;
+                    // Fixed code does not keep it, and may go on to other.
+                    self.area.page = rip & !0xfff;
                     if self.check.is_some() {
                         return None;
                     }
@@ -153,7 +158,7 @@ impl BtVcpu {
                     else {
                         return Some(broken("a miss exit without an access"));
                     };
-                    cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                    self.interp.cpu().s.rip = self.rip_left(&site);
                     if !self.fill(bus, linear, access, size) {
                         self.stats.slow_accesses += 1;
                         self.by_code.entry(site.code as u64).or_default()[1] += 1;
@@ -183,7 +188,7 @@ impl BtVcpu {
                         let Some(site) = self.blocks.site(area.site as u32) else {
                             return Some(broken("an exit without a site"));
                         };
-                        cpu.s.rip = area.page.wrapping_add(site.rip.into());
+                        self.interp.cpu().s.rip = self.rip_left(&site);
                         return self.step_at(bus, &site);
                     }
                     let offset = at.wrapping_sub(self.cache.range().0) as u32;
@@ -191,7 +196,8 @@ impl BtVcpu {
                     let Some(rip) = block.and_then(|b| self.blocks.rip_of(b, offset)) else {
                         return Some(broken("a host fault outside any block"));
                     };
-                    let rip = self.area.page.wrapping_add(rip);
+                    let page = block.and_then(|b| self.fixed_page(b));
+                    let rip = page.unwrap_or(self.area.page).wrapping_add(rip);
                     self.interp.cpu().s.rip = rip;
                     // The fault comes before any event: the instruction may stand behind STI.
                     self.bring_vector_in();
@@ -203,6 +209,12 @@ impl BtVcpu {
                 other => return Some(broken(&format!("exit reason {other}"))),
             }
         }
+    }
+
+    /// The RIP of the site at which translated code was left.
+    fn rip_left(&self, site: &Site) -> u64 {
+        let page = self.page_of(self.area.site as u32);
+        page.wrapping_add(site.rip.into())
     }
 
     /// Where to enter for the next instruction, if nothing keeps the branch tables from finding its
@@ -218,6 +230,7 @@ impl BtVcpu {
         }
         cpu.attention = 0;
         self.keep_up();
+        self.look_at_frames(bus);
         let x = Exec {
             cpu: self.interp.cpu(),
             bus,
@@ -420,13 +433,7 @@ impl BtVcpu {
         let tables = &mut self.area.tables[view as usize];
         tables.data.enter_page(access, entry);
         self.area.note_data(view, linear, found.global);
-        if found.size > 0x1000 {
-            let from = linear & !(found.size - 1);
-            let to = from + (found.size - 1);
-            let region = self.large.entry(large_region(linear));
-            let (first, last) = region.or_insert((from, to));
-            (*first, *last) = ((*first).min(from), (*last).max(to));
-        }
+        self.note_size(linear, found.size);
         self.stats.fills += 1;
         true
     }

@@ -6,7 +6,8 @@ use crate::area::View;
 use crate::areas::OwnedArea;
 use crate::signal;
 use std::sync::atomic::Ordering;
-use x86::mmu::History;
+use x86::mmu::{Access, History};
+use x86::state::cr4;
 
 impl BtVcpu {
     /// Drops what the guest's flushes and code writes have made stale.
@@ -27,6 +28,8 @@ impl BtVcpu {
                 self.stats.page_flushes += 1;
                 self.drop_pages(&history);
             }
+            let kept = self.interp.cpu().s.cr4 & cr4::PGE != 0;
+            self.frames.note(&self.history, &history, kept);
             self.history = history;
         }
         let writes = self.memory.code_writes();
@@ -90,6 +93,23 @@ impl BtVcpu {
             self.area.flush_branches();
         }
         (self.area.pages_seen, self.shared_seen) = (history.pages, history.pages);
+    }
+
+    /// Tables hold a part of the page of `linear`, of so many bytes.
+    pub(super) fn note_size(&mut self, linear: u64, size: u64) {
+        if size > 0x1000 {
+            let from = linear & !(size - 1);
+            let to = from + (size - 1);
+            let region = self.large.entry(large_region(linear));
+            let (first, last) = region.or_insert((from, to));
+            (*first, *last) = ((*first).min(from), (*last).max(to));
+        }
+    }
+
+    /// The same, of a page whose code was looked for.
+    pub(super) fn note_size_of_code(&mut self, linear: u64) {
+        let size = self.interp.cpu().tlb.size(Access::Execute, linear);
+        self.note_size(linear, size.unwrap_or(0x1000));
     }
 
     /// True if tables that have seen so many INVLPG must be emptied: one by one is not enough.

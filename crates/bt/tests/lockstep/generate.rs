@@ -6,7 +6,7 @@ mod hard;
 use crate::narrow;
 use crate::rng::Rng;
 use crate::shape::{BASED, LIMITED, READ_ONLY, Shape};
-use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, DATA_LOW, MOVING, STACK, TABLE, UDATA};
+use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, DATA_LOW, Entries, MOVING, STACK, TABLE, UDATA};
 use iced_x86::{
     Code, Encoder, FlowControl, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind as Kind,
     OpKind, Register,
@@ -255,21 +255,21 @@ struct Builder<'a> {
     /// Labels that wait for an instruction with an immediate to be overwritten.
     hungry: Vec<Label>,
     markers: Vec<Label>,
-    moving_entry: u64,
+    entries: Entries,
     counters: u64,
 }
 
 /// Makes a program.
-pub fn program(rng: &mut Rng, rows: &Rows, shape: Shape, moving_entry: u64) -> Program {
+pub fn program(rng: &mut Rng, rows: &Rows, shape: Shape, entries: Entries) -> Program {
     loop {
-        if let Some(program) = attempt(rng, rows, shape, moving_entry) {
+        if let Some(program) = attempt(rng, rows, shape, entries) {
             return program;
         }
     }
 }
 
 /// A program, if it fits.
-fn attempt(rng: &mut Rng, rows: &Rows, shape: Shape, moving_entry: u64) -> Option<Program> {
+fn attempt(rng: &mut Rng, rows: &Rows, shape: Shape, entries: Entries) -> Option<Program> {
     let base = if !shape.user && rng.chance(40) {
         shape.code_high()
     } else {
@@ -287,7 +287,7 @@ fn attempt(rng: &mut Rng, rows: &Rows, shape: Shape, moving_entry: u64) -> Optio
         encoder: Encoder::new(shape.bits()),
         hungry: Vec::new(),
         markers: Vec::new(),
-        moving_entry,
+        entries,
         counters: 0,
     };
     let syncs = b.make()?;
@@ -1138,7 +1138,7 @@ impl Builder<'_> {
             3 => reload(self),
             4..=6 => {
                 // The moving page: elsewhere, read-only, gone, the supervisor's.
-                let entry = self.moving_entry;
+                let entry = self.entries.moving;
                 let at = crate::world::DATA_AT + 0x1000 * self.rng.below(4);
                 let bits = self.rng.pick(&[7u64, 7, 5, 3, 0, 0x67]);
                 self.imm64(Register::RDX, entry);

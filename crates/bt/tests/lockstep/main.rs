@@ -33,7 +33,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use world::{CODE_AT, CODE_PAGES, RAM, World};
+use world::{CODE_AT, CODE_PAGES, Entries, RAM, World};
 use x86::interp::Interpreter;
 use x86::state::{CpuState, X87};
 use x86::{Engine, Signals, Stop};
@@ -89,6 +89,9 @@ struct Counts {
     endless: u64,
     /// Programs that left flat segments or RAM's page tables, after which the two differ.
     bursts: u64,
+    /// Blocks made for their linear address, and how often such went because of their mapping.
+    fixed: u64,
+    remapped: u64,
 }
 
 fn comparable(mut s: CpuState) -> CpuState {
@@ -226,7 +229,7 @@ struct Pair {
     interp: World,
     bt: World,
     shape: Shape,
-    moving: u64,
+    entries: Entries,
     options: Options,
 }
 
@@ -238,20 +241,25 @@ impl Pair {
             engine = engine.checked();
         }
         let bt = World::new(&engine as &dyn Engine, shape);
-        let moving = World::moving_entry(shape);
+        let entries = World::entries(shape);
         Pair {
             interp,
             bt,
             shape,
-            moving,
+            entries,
             options: options.clone(),
         }
     }
 
     /// How often the translator has left code to the interpreter whose segments are not flat.
     fn bursts(&self) -> u64 {
+        self.count("bursts")
+    }
+
+    /// A statistic of the translator.
+    fn count(&self, what: &str) -> u64 {
         let report = self.bt.vcpu.report();
-        report.iter().find(|(name, _)| name == "bursts").unwrap().1
+        report.iter().find(|(name, _)| name == what).unwrap().1
     }
 
     /// Runs one program on both; the report of a mismatch.
@@ -283,7 +291,7 @@ impl Pair {
         watch: &Watch,
         c: &mut Counts,
     ) -> Result<(), String> {
-        let program = generate::program(rng, rows, self.shape, self.moving);
+        let program = generate::program(rng, rows, self.shape, self.entries);
         let mut state = self.interp.start(rng);
         state.rip = program.base + program.entry;
         let mut data = vec![0; 0x6000];
@@ -441,13 +449,16 @@ fn compare_from(
                 break;
             }
         }
+        c.fixed += pair.count("fixed");
+        c.remapped += pair.count("remapped");
         if !failures.is_empty() && !all {
             break;
         }
     }
     println!(
         "{} programs, {} points, {} instructions, {} exceptions ({} with other dead flags), {} \
-         interrupts and {} more, {} programs without an end, {} not flat",
+         interrupts and {} more, {} programs without an end, {} not flat; {} blocks for their \
+         address, {} times mapped otherwise",
         c.programs,
         c.points,
         c.instructions,
@@ -456,7 +467,9 @@ fn compare_from(
         c.interrupts,
         c.storms,
         c.endless,
-        c.bursts
+        c.bursts,
+        c.fixed,
+        c.remapped
     );
     assert!(failures.is_empty(), "seeds that differ: {failures:?}");
     c
@@ -469,7 +482,8 @@ fn the_translator_does_what_the_interpreter_does() {
 
 #[test]
 fn the_translator_does_what_the_interpreter_does_at_the_borders_of_pages() {
-    compare(400, |rng| Shape::hard(rng.chance(40), rng.chance(50)));
+    let counts = compare(400, |rng| Shape::hard(rng.chance(40), rng.chance(50)));
+    assert!(counts.fixed > 0 && counts.remapped > 0);
 }
 
 #[test]

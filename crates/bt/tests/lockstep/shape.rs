@@ -2,8 +2,8 @@
 //! handlers, the frame of an exception.
 
 use crate::world::{
-    CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder, STUBS, TRANSPARENT,
-    TSS, UCODE, UDATA, World, descriptor,
+    CODE_AT, CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder, STUBS,
+    TRANSPARENT, TSS, UCODE, UDATA, World, descriptor,
 };
 use mem::Gpa;
 
@@ -27,7 +27,7 @@ pub struct Shape {
     pub pae: bool,
     /// Pieces that aim at the borders of pages, and the like.
     pub hard: bool,
-    /// Two address spaces with PCIDs and global pages.
+    /// Two address spaces with PCIDs and global pages, the supervisor's program in a large one.
     pub spaces: bool,
     /// Interrupts come to the translated program at any time.
     pub storm: bool,
@@ -92,7 +92,9 @@ impl Shape {
         self.cut(HIGH, self.long)
     }
     pub fn code_high(self) -> u64 {
-        self.cut(CODE_HIGH, self.wide)
+        // In a large page it is where RAM's beginning has it.
+        let into = if self.spaces { CODE_AT } else { 0 };
+        self.cut(CODE_HIGH + into, self.wide)
     }
     /// The program's data: above 4 GB, or up to the very end of the address space.
     pub fn data(self) -> u64 {

@@ -11,7 +11,7 @@ use x86::cpuid::CpuModel;
 use x86::state::{Attributes, CpuState, Segment, TableRegister, cr0, cr4, efer, rflags, seg};
 use x86::{Bus, Engine, Signals, Vcpu};
 
-/// Bytes of RAM.
+/// Bytes of RAM that are used; a large page has more.
 pub const RAM: u64 = 1 << 20;
 /// Linear address of physical address 0, for the supervisor.
 pub const HIGH: u64 = 0xffff_ffff_a000_0000;
@@ -293,6 +293,8 @@ pub struct World {
     pub vcpu: Box<dyn Vcpu>,
     pub shape: Shape,
     next_table: u64,
+    /// The entry of the large page with the program, and its value as that of a table.
+    frame: (u64, u64),
 }
 
 fn segment(selector: u16, attributes: u16) -> Segment {
@@ -318,10 +320,21 @@ const W: u64 = 2;
 const U: u64 = 4;
 const NX: u64 = 1 << 63;
 const G: u64 = 1 << 8;
+/// The entry (accessed and dirty) of the large global page that holds the program where its supervisor runs it.
+const LARGE: u64 = P | W | G | 7 << 5;
+
+/// Paging entries that programs write: where the supervisor has them.
+#[derive(Clone, Copy)]
+pub struct Entries {
+    /// That of [`MOVING`].
+    pub moving: u64,
+    /// That of the large page with the program, and what it may be: large or a table.
+    pub frame: (u64, [u64; 2]),
+}
 
 impl World {
     pub fn new(engine: &dyn Engine, shape: Shape) -> World {
-        let ram = Arc::new(GuestMemory::flat(RAM).expect("memory"));
+        let ram = Arc::new(GuestMemory::flat(2 * RAM).expect("memory"));
         let signals = Arc::new(Signals::default());
         let vcpu = engine
             .vcpu(0, &CpuModel::everything(), ram.clone(), signals.clone())
@@ -352,6 +365,7 @@ impl World {
             vcpu,
             shape,
             next_table: TABLES + 0x1000,
+            frame: (0, 0),
         };
         if shape.long {
             w.tables();
@@ -561,6 +575,9 @@ impl World {
         for n in 0..RAM >> 12 {
             self.map(self.shape.high() + (n << 12), n << 12, P | W | G);
         }
+        let entry = self.directory_entry(self.shape.code_high());
+        self.frame = (entry, self.bus.quad(entry));
+        self.quad(entry, LARGE);
         let (mut from, mut to) = (TABLES, SECOND_TABLES);
         for shift in [39, 30, 21, 12] {
             for n in (0..0x1000).step_by(8) {
@@ -579,11 +596,23 @@ impl World {
         }
     }
 
-    /// Linear address (for the supervisor) of the entry of [`MOVING`].
-    pub fn moving_entry(shape: Shape) -> u64 {
+    /// Physical address of the entry, in a table of the second lowest level, for a linear address.
+    fn directory_entry(&self, linear: u64) -> u64 {
+        let slot = |table: u64, shift: u32| table + 8 * (linear >> shift & 511);
+        let next = |table, shift| self.bus.quad(slot(table, shift)) & 0xf_ffff_f000;
+        slot([39, 30].into_iter().fold(TABLES, next), 21)
+    }
+
+    /// The entries for programs of a shape.
+    pub fn entries(shape: Shape) -> Entries {
         // The tables come in the order in which they were mapped: found, not known.
         let mut w = World::new(&x86::interp::Interpreter, shape);
-        shape.high() + w.map(MOVING, DATA_AT, P | W | U)
+        let moving = shape.high() + w.map(MOVING, DATA_AT, P | W | U);
+        let (at, table) = w.frame;
+        Entries {
+            moving,
+            frame: (shape.high() + at, [LARGE, table]),
+        }
     }
 
     /// The state in which a program begins.

@@ -3,7 +3,7 @@
 //! is written by anything but a plain store, views and address spaces that change.
 
 use super::{Builder, Fix};
-use crate::world::{CODE_AT, DATA_LOW, MOVING, SECOND_TABLES, STACK, TABLES};
+use crate::world::{CODE_AT, CODE_PAGES, DATA_LOW, MOVING, SECOND_TABLES, STACK, TABLES};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 /// Accesses by a base register: the code, bytes, and whether the other operand is a general
@@ -52,6 +52,7 @@ impl Builder<'_> {
             6 | 7 => self.stack_border(),
             8..=10 => self.repeat_across(),
             11 | 12 => self.write_code_oddly(),
+            13 if self.shape.spaces && self.rng.chance(40) => self.split(),
             13 if self.shape.spaces => self.switch_space(),
             13 | 14 if !self.shape.user => self.views(),
             _ => self.group(),
@@ -387,6 +388,19 @@ impl Builder<'_> {
     }
 
     /// Another address space, in which [`MOVING`] is elsewhere, kept or flushed.
+    /// The large page with the program becomes a table of small ones, or large again.
+    fn split(&mut self) {
+        let (entry, values) = self.entries.frame;
+        let value = self.rng.pick(&values);
+        let page = self.shape.code_high() + 0x1000 * self.rng.below(CODE_PAGES);
+        self.imm64(Register::RDX, entry);
+        self.imm64(Register::RAX, value);
+        let mem = MemoryOperand::with_base(Register::RDX);
+        self.put(Instruction::with2(Code::Mov_rm64_r64, mem, Register::RAX).unwrap());
+        let mem = MemoryOperand::with_displ(page, 8);
+        self.put(Instruction::with1(Code::Invlpg_m, mem).unwrap());
+    }
+
     fn switch_space(&mut self) {
         let table = self.rng.pick(&[TABLES, SECOND_TABLES | 2]);
         let keep = if self.rng.chance(70) { 1 << 63 } else { 0 };
