@@ -21,6 +21,9 @@ pub fn tlb_slot(linear: u64) -> usize {
 pub fn other_tlb_slot(linear: u64) -> usize {
     tlb_slot(linear) ^ (((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES) | 1)
 }
+/// Entries for the stack alone, of each kind of access: a function whose frame lies across a page's
+/// end shares none with most of its callers.
+pub const STACK_SLOTS: usize = 4;
 /// Entries of each indirect-branch table.
 pub const BRANCH_ENTRIES: usize = 4096;
 /// Entries of each table of code pages.
@@ -177,6 +180,9 @@ pub struct DataTables {
     pub read: [TlbEntry; TLB_ENTRIES],
     /// Pages that may be written and hold no code.
     pub write: [TlbEntry; TLB_ENTRIES],
+    /// The pages of the stack that were used last, to be read and to be written: checks of accesses
+    /// off RSP each look at one of them alone. What is here is in the tables, too, or was.
+    stack: [[TlbEntry; STACK_SLOTS]; 2],
     /// What of each may hold something, now or after a move to a page's other place.
     marks: [Marks<{ TLB_ENTRIES / 64 }>; 2],
 }
@@ -225,6 +231,8 @@ pub struct Area {
     pub site: u64,
     /// A value on its way from one memory operand to another.
     pub value: u64,
+    /// Displacement of the stack's entry that a check has found to be another page's.
+    pub slot: u64,
     /// Where accesses that are checked together are in this process, while R11 is needed.
     pub group: u64,
     /// Home of a third register while a check needs it.
@@ -380,9 +388,22 @@ impl Area {
     pub const fn read_table(view: View) -> i32 {
         (Self::tables(view) + offset_of!(Tables, data.read)) as i32
     }
+    /// The one of the two below for an access.
+    pub const fn table(view: View, access: Access) -> i32 {
+        match access {
+            Access::Write => Self::write_table(view),
+            _ => Self::read_table(view),
+        }
+    }
     /// Displacement of the write table of a view.
     pub const fn write_table(view: View) -> i32 {
         (Self::tables(view) + offset_of!(Tables, data.write)) as i32
+    }
+    /// Displacement of one of the entries for the stack of a view.
+    pub const fn stack_slot(view: View, access: Access, slot: usize) -> i32 {
+        let write = matches!(access, Access::Write) as usize;
+        let slots = Self::tables(view) + offset_of!(Tables, data.stack);
+        (slots + (write * STACK_SLOTS + slot) * size_of::<TlbEntry>()) as i32
     }
     /// Displacement of the branch table of a view.
     pub const fn branch_table(view: View) -> i32 {
@@ -610,6 +631,7 @@ impl DataTables {
     fn fill(&mut self) {
         self.read.fill(TlbEntry::NONE);
         self.write.fill(TlbEntry::NONE);
+        self.stack = [[TlbEntry::NONE; STACK_SLOTS]; 2];
     }
 
     /// Enters a page in its first place; what was there moves to its own second one.
@@ -634,6 +656,7 @@ impl DataTables {
     fn flush(&mut self) {
         let read = &mut self.read;
         self.marks[0].take(|slot| read[slot] = TlbEntry::NONE);
+        self.stack[0] = [TlbEntry::NONE; STACK_SLOTS];
         self.flush_writes();
     }
 
@@ -641,11 +664,16 @@ impl DataTables {
     fn flush_writes(&mut self) {
         let write = &mut self.write;
         self.marks[1].take(|slot| write[slot] = TlbEntry::NONE);
+        self.stack[1] = [TlbEntry::NONE; STACK_SLOTS];
     }
 
     /// Drops one page.
     pub fn drop_page(&mut self, linear: u64) {
         let page = (linear & !0xfff).wrapping_neg();
+        let stack = self.stack.as_flattened_mut().iter_mut();
+        stack
+            .filter(|entry| entry.negated_page == page)
+            .for_each(|entry| *entry = TlbEntry::NONE);
         for table in [&mut self.read, &mut self.write] {
             for slot in [tlb_slot(linear), other_tlb_slot(linear)] {
                 if table[slot].negated_page == page {

@@ -52,6 +52,8 @@ switches! {
     forward = "forward";
     /// gives each page a second place in the software TLB
     second_place = "second-place";
+    /// gives the stack's pages entries of their own, which checks of accesses off RSP look at alone
+    stack_slots = "stack-slots";
     /// looks ahead for which flags are still needed
     liveness = "liveness";
     /// checks accesses by a shorter sequence where flags are dead

@@ -473,6 +473,58 @@ fn accesses_of_pushes_and_pops_across_a_page_end_are_all_made() {
     });
 }
 
+/// The stack's entries hold the upper page when the accesses begin in the lower one, which lies
+/// elsewhere in RAM: in front of the upper page there is something else.
+#[test]
+fn accesses_that_begin_in_the_page_below_the_stacks_entry_are_made_there() {
+    const LOWER: u64 = 0x3_0000;
+    const UPPER: u64 = LOWER + 0x1000;
+    under_each(|rig, _| {
+        rig.map(LOWER, OTHER);
+        for (at, value) in [
+            (OTHER + 0xff8, 1000u64),
+            (UPPER - 8, 7),
+            (UPPER, 100),
+            (UPPER + 8, 10),
+        ] {
+            rig.ram.write_word(Gpa(at), value).unwrap();
+        }
+        rig.put(CODE, &|a| {
+            let (mut again, mut below) = (a.create_label(), a.create_label());
+            a.mov(ebx, 0)?;
+            a.mov(edx, UPPER as u32)?;
+            a.mov(ecx, 8)?;
+            a.set_label(&mut again)?;
+            a.mov(rsp, UPPER)?;
+            a.pop(rax)?;
+            a.mov(rsp, UPPER - 8)?;
+            // Flags from memory cannot be made again: the pops keep them.
+            a.cmp(rcx, qword_ptr(rdx))?;
+            a.pop(rsi)?;
+            a.pop(rdi)?;
+            a.jb(below)?;
+            a.mov(ebx, 0xdead)?;
+            a.set_label(&mut below)?;
+            a.lea(rbx, qword_ptr(rbx + rsi))?;
+            a.add(rbx, rdi)?;
+            // The same for a single access, and for one where flags are dead.
+            a.mov(rsp, UPPER)?;
+            a.pop(rax)?;
+            a.mov(rsp, UPPER - 4)?;
+            a.cmp(rcx, qword_ptr(rdx))?;
+            a.mov(rsi, qword_ptr(rsp))?;
+            a.lea(rbx, qword_ptr(rbx + rsi))?;
+            a.mov(rsi, qword_ptr(rsp - 4))?;
+            a.adc(rbx, rsi)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)
+        });
+        // The word across the page's end: the upper half of 1000, the lower of 100.
+        assert_eq!(rig.run(CODE), 8 * (1000 + 100 + (100 << 32) + 1000 + 1));
+    });
+}
+
 /// A function whose stack often lies across a page's end gets a second copy of its pushes and pops.
 #[test]
 fn a_function_gives_its_registers_and_flags_back_wherever_its_stack_lies() {

@@ -6,9 +6,9 @@ use super::plain::{gpr_number, stolen};
 use super::remake::Remake;
 use super::shared::Way;
 use super::{Building, TLB_INDEX};
-use crate::area::{Area, VIEWS, View};
+use crate::area::{Area, STACK_SLOTS, VIEWS, View};
 use crate::block::{FAR_SHIFT, Kind, Site};
-use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX};
+use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
 use core::mem::take;
 use iced_x86::{Instruction, Register};
 use x86::mmu::Access;
@@ -50,8 +50,8 @@ pub(super) enum Restore {
 
 /// What a slow path does.
 pub(super) enum SlowPath {
-    /// Looks further, because this address missed the TLB.
-    Miss(Address, Access),
+    /// Looks further, because this address missed the TLB or one of the stack's entries.
+    Miss(Address, Access, Option<usize>),
     /// Leaves the instruction to the interpreter.
     Interpret,
     /// Leaves to be linked.
@@ -71,6 +71,9 @@ pub(super) struct Checks {
     short: Pattern,
     /// The one that leaves the flags alone, before and after RCX is made the last byte's address.
     flagless: [Pattern; 2],
+    /// What of that asks if the last byte's offset, in RCX, is in the page, and gives RCX back; and
+    /// if the first one's page, which is in R10, is zero.
+    in_page: Pattern,
 }
 
 impl Checks {
@@ -97,19 +100,41 @@ impl Checks {
         asm.load(RCX, Mem::gs_index8(R10, table));
         asm.lea(R11, Mem::sum(R11, RCX));
         let before = asm.pattern(None, None);
+        let in_page = |asm: &mut Asm, first: bool| {
+            asm.pext_gs(RCX, RCX, field::PAGE_MASK);
+            if first {
+                asm.lea(RCX, Mem::sum(RCX, R10));
+            }
+            let hit = asm.jrcxz();
+            let slow = asm.jmp();
+            asm.bind(hit);
+            asm.load(RCX, field::spill);
+            slow
+        };
         let mut asm = Asm::new(0);
-        asm.pext_gs(RCX, RCX, field::PAGE_MASK);
-        let hit = asm.jrcxz();
-        let slow = asm.jmp();
-        asm.bind(hit);
-        asm.load(RCX, field::spill);
+        let slow = in_page(&mut asm, true);
+        let known = asm.pattern(None, Some(slow));
+        let mut asm = Asm::new(0);
+        let slow = in_page(&mut asm, false);
         asm.load(R10, Mem::gs_index8(R10, table + 8));
         asm.lea(R11, Mem::sum(R11, R10));
         let after = asm.pattern(None, Some(slow));
         Checks {
             short,
             flagless: [before, after],
+            in_page: known,
         }
+    }
+}
+
+/// An address off RSP.
+fn off_stack(address: &Address) -> Mem {
+    match address {
+        Address::Operand(i) | Address::Bits(i, _) => {
+            Mem::base(RSP, i.memory_displacement64() as i32)
+        }
+        Address::Stack(_, disp) => Mem::base(RSP, *disp),
+        Address::Group(low) => *low,
     }
 }
 
@@ -242,44 +267,100 @@ impl Building<'_, '_> {
     ) {
         self.at = 0;
         let retry = self.asm.here();
-        self.emit_address(&address);
         let site = self.access_site(access, size, several, retry);
-        let (slow, restore) = self.look_up(access, size.into());
+        let (slow, restore) = self.look_up(&address, access, size.into());
         self.slow.push(Slow {
             holes: Holes::One(slow),
             restore,
             site,
-            what: SlowPath::Miss(address, access),
+            what: SlowPath::Miss(address, access, self.stack_slot(&address)),
         });
     }
 
-    /// Looks for so many bytes at R11 in the TLB: they are at `[r11]` then, if it knows them. Where
-    /// to go if not, and what is to be given back there.
-    pub(super) fn look_up(&mut self, access: Access, size: i32) -> (Hole, Restore) {
+    /// Looks for so many bytes in the TLB: they are at `[r11]` then, if it knows them. Where to go
+    /// if not, and what is to be given back there.
+    pub(super) fn look_up(
+        &mut self,
+        address: &Address,
+        access: Access,
+        size: i32,
+    ) -> (Hole, Restore) {
         let free = !self.live || self.remake.is_some();
         if free && self.t.switches.short_check {
-            return self.compare(access, size);
+            return self.compare(address, access, size);
         }
-        let checks =
-            &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
+        let (view, write) = (
+            self.source.view as usize,
+            usize::from(access == Access::Write),
+        );
+        if let Some(slot) = self.stack_slot(address) {
+            let entry = Area::stack_slot(self.source.view, access, slot);
+            let place = Mem {
+                index: Some((RCX, 0)),
+                ..off_stack(address)
+            };
+            self.asm.store(field::spill, RCX);
+            self.asm.load(RCX, Mem::gs(entry));
+            self.asm.lea(R11, place);
+            // The first byte may be in the page below, which the TLB has in another place.
+            self.asm.pext_gs(R10, R11, field::PAGE_MASK);
+            self.asm.lea(RCX, Mem::base(R11, size - 1));
+            let slow = self.asm.copy(&self.t.checks[view][write].in_page);
+            self.asm.load(R10, Mem::gs(entry + 8));
+            self.asm.lea(R11, Mem::sum(R11, R10));
+            return (slow, Restore::Rcx);
+        }
+        self.emit_address(address);
+        let checks = &self.t.checks[view][write];
         let _ = self.asm.copy(&checks.flagless[0]);
         self.asm.lea(RCX, Mem::base(R11, size - 1));
         let slow = self.asm.copy(&checks.flagless[1]);
         (slow, Restore::Rcx)
     }
 
-    /// The short check of so many bytes at R11, with the flags made again behind it if they are
-    /// needed; where to go if it fails, and what is to be given back there.
-    pub(super) fn compare(&mut self, access: Access, size: i32) -> (Hole, Restore) {
-        let checks =
-            &self.t.checks[self.source.view as usize][usize::from(access == Access::Write)];
-        let slow = self.asm.copy_with(&checks.short, 4096 - size);
+    /// The short check of so many bytes, with the flags made again behind it if they are needed;
+    /// where to go if it fails, and what is to be given back there.
+    pub(super) fn compare(
+        &mut self,
+        address: &Address,
+        access: Access,
+        size: i32,
+    ) -> (Hole, Restore) {
+        self.emit_address(address);
+        let slow = if let Some(slot) = self.stack_slot(address) {
+            let entry = Area::stack_slot(self.source.view, access, slot);
+            self.asm.add_mem(R11, Mem::gs(entry));
+            self.asm.cmp_imm(R11, 4096 - size);
+            let slow = self.asm.jcc(7); // above
+            self.asm.add_mem(R11, Mem::gs(entry + 8));
+            slow
+        } else {
+            let view = self.source.view as usize;
+            let checks = &self.t.checks[view][usize::from(access == Access::Write)];
+            self.asm.copy_with(&checks.short, 4096 - size)
+        };
         let restore = match self.remake {
             Some(remake) if self.live => Restore::Remade(remake),
             _ => Restore::Nothing,
         };
         self.give_back(restore);
         (slow, restore)
+    }
+
+    /// The entry of the stack that a check of this address looks at, if it is off RSP.
+    pub(super) fn stack_slot(&self, address: &Address) -> Option<usize> {
+        let usual = !self.source.view.is_32bit() && self.t.switches.stack_slots;
+        let off_stack = match address {
+            Address::Operand(i) => {
+                i.memory_base() == Register::RSP
+                    && i.memory_index() == Register::None
+                    && !matches!(i.memory_segment(), Register::FS | Register::GS)
+            }
+            Address::Stack(register, _) => *register == RSP,
+            Address::Group(low) => low.base == Some(RSP) && low.index.is_none(),
+            Address::Bits(..) => false,
+        };
+        (usual && off_stack).then_some((self.source.rip >> 4) as usize % STACK_SLOTS)
     }
 
     /// Makes the slow paths, apart from the code that runs.
@@ -305,9 +386,9 @@ impl Building<'_, '_> {
             }
             self.give_back(slow.restore);
             let exit = match &slow.what {
-                SlowPath::Miss(address, access) => {
+                SlowPath::Miss(address, access, slot) => {
                     self.emit_address(address);
-                    self.t.exits.miss(self.source.view, *access)
+                    self.t.exits.miss(self.source.view, *access, *slot)
                 }
                 SlowPath::Interpret => self.t.exits.interpret,
                 SlowPath::Link => self.t.exits.link,

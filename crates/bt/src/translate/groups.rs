@@ -427,8 +427,8 @@ impl Building<'_, '_> {
             gs: false,
         };
         let retry = self.asm.here();
-        self.asm.lea(R11, low);
-        let (hole, restore) = self.compare(group.access, group.span);
+        let address = Address::Group(low);
+        let (hole, restore) = self.compare(&address, group.access, group.span);
         if group.saved {
             self.asm.store(field::group, R11);
         }
@@ -440,7 +440,7 @@ impl Building<'_, '_> {
             holes: Holes::One(hole),
             restore,
             site,
-            what: SlowPath::Miss(Address::Group(low), group.access),
+            what: SlowPath::Miss(address, group.access, self.stack_slot(&address)),
         });
         None
     }

@@ -4,7 +4,8 @@
 use super::save_state::SaveState;
 use super::{EQUAL, NOT_EQUAL, TLB_INDEX, field, reason};
 use crate::area::{
-    Area, BRANCH_GROUP, BranchEntry, CODE_PAGE_ENTRIES, TLB_BITS, TlbEntry, VIEWS, View,
+    Area, BRANCH_GROUP, BranchEntry, CODE_PAGE_ENTRIES, STACK_SLOTS, TLB_BITS, TlbEntry, VIEWS,
+    View,
 };
 use crate::block::RETRY_SHIFT;
 use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
@@ -24,6 +25,8 @@ pub struct Exits {
     /// An access missed its first place in the TLB: its linear address in R11, its site in R10.
     /// For reads and writes of each view.
     miss: [[u64; 2]; VIEWS],
+    /// The same for one off RSP that missed one of the stack's entries.
+    stack_miss: [[[u64; STACK_SLOTS]; 2]; VIEWS],
     /// The instruction of the site in R10 is the interpreter's.
     pub(super) interpret: u64,
     /// The MOV to CR3 of the site in R10.
@@ -45,9 +48,13 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// Where an access goes that missed the TLB.
-    pub(super) fn miss(&self, view: View, access: Access) -> u64 {
-        self.miss[view as usize][usize::from(access == Access::Write)]
+    /// Where an access goes that missed the TLB, or one of the stack's entries.
+    pub(super) fn miss(&self, view: View, access: Access, slot: Option<usize>) -> u64 {
+        let (view, write) = (view as usize, usize::from(access == Access::Write));
+        match slot {
+            Some(slot) => self.stack_miss[view][write][slot],
+            None => self.miss[view][write],
+        }
     }
 
     /// Where the dispatcher enters to go on at the linear address in [`Area::rip`].
@@ -117,12 +124,18 @@ pub fn exits(
     let missed = one(reason::MISS, &[(field::detail, R11), (field::site, R10)]);
     let wanted = one(reason::LINK, &[(field::rip, R11), (field::site, R10)]);
     for view in View::ALL {
-        let tables = [Area::read_table(view), Area::write_table(view)];
-        exits.miss[view as usize] = if switches.second_place {
-            tables.map(|table| second_place(&mut asm, table, missing))
-        } else {
-            [missed; 2]
-        };
+        for (n, access) in [Access::Read, Access::Write].into_iter().enumerate() {
+            let miss = if switches.second_place {
+                second_place(&mut asm, Area::table(view, access), missing)
+            } else {
+                missed
+            };
+            exits.miss[view as usize][n] = miss;
+            if !view.is_32bit() {
+                exits.stack_miss[view as usize][n] =
+                    stack_slots(&mut asm, view, access, miss, missing);
+            }
+        }
         let search = search(&mut asm, view, unknown, ways);
         let [any, forward, indirect] = [Way::Any, Way::Forward, Way::Indirect].map(|way| {
             let start = asm.here();
@@ -158,12 +171,7 @@ pub fn exits(
 /// it is not there. Flags stay.
 fn second_place(asm: &mut Asm, table: i32, missing: u64) -> u64 {
     let start = asm.here();
-    asm.store(field::detail, R11);
-    asm.store(field::site, R10);
-    asm.store(field::saved, RAX);
-    asm.store(field::spill, RCX);
-    asm.lahf();
-    asm.seto_al();
+    keep_missed(asm);
     asm.mov(R10, R11);
     first_and_second(asm, R10, RCX);
     asm.and_page(R11);
@@ -189,6 +197,74 @@ fn second_place(asm: &mut Asm, table: i32, missing: u64) -> u64 {
     asm.neg(R11);
     asm.store(Mem::gs_base(R10, table), R11);
     asm.load(RDX, field::target);
+    retry(asm);
+    asm.bind(out);
+    give_back(asm);
+    asm.jmp_to(missing);
+    start
+}
+
+/// The same for the stack's entries, the way to each: brings the page there, if its first place in
+/// the TLB knows it. `miss`: looks at the second one.
+fn stack_slots(
+    asm: &mut Asm,
+    view: View,
+    access: Access,
+    miss: u64,
+    missing: u64,
+) -> [u64; STACK_SLOTS] {
+    let table = Area::table(view, access);
+    let common = asm.here();
+    keep_missed(asm);
+    asm.rorx(R10, R11, 8);
+    asm.and_imm32(R10, TLB_INDEX);
+    asm.and_page(R11);
+    asm.add_mem(R11, Mem::gs_base(R10, table));
+    let other = asm.jcc(NOT_EQUAL);
+    asm.load(RCX, field::slot);
+    asm.load(R11, Mem::gs_base(R10, table));
+    // It is there already: the access crosses the page's end.
+    asm.cmp_mem(R11, Mem::gs_base(RCX, 0));
+    let crosses = asm.jcc(EQUAL);
+    asm.store(Mem::gs_base(RCX, 0), R11);
+    asm.load(R11, Mem::gs_base(R10, table + 8));
+    asm.store(Mem::gs_base(RCX, 8), R11);
+    retry(asm);
+    asm.bind(other);
+    give_back(asm);
+    asm.load(R11, field::detail);
+    asm.load(R10, field::site);
+    asm.jmp_to(miss);
+    asm.bind(crosses);
+    give_back(asm);
+    asm.jmp_to(missing);
+    core::array::from_fn(|slot| {
+        let start = asm.here();
+        asm.store_imm(field::slot, Area::stack_slot(view, access, slot));
+        asm.jmp_to(common);
+        start
+    })
+}
+
+/// Keeps what an access has missed with, the registers that are borrowed and the flags.
+fn keep_missed(asm: &mut Asm) {
+    asm.store(field::detail, R11);
+    asm.store(field::site, R10);
+    asm.store(field::saved, RAX);
+    asm.store(field::spill, RCX);
+    asm.lahf();
+    asm.seto_al();
+}
+
+/// Gives back the registers and the flags.
+fn give_back(asm: &mut Asm) {
+    asm.give_lahf();
+    asm.load(RAX, field::saved);
+    asm.load(RCX, field::spill);
+}
+
+/// Gives them back and goes to the check that has missed.
+fn retry(asm: &mut Asm) {
     asm.load(R10, field::site);
     asm.load(RCX, field::sites);
     let retry = Mem {
@@ -200,16 +276,8 @@ fn second_place(asm: &mut Asm, table: i32, missing: u64) -> u64 {
     asm.load(R10, retry);
     asm.shr(R10, RETRY_SHIFT);
     asm.add_mem(R10, field::cache);
-    asm.give_lahf();
-    asm.load(RAX, field::saved);
-    asm.load(RCX, field::spill);
+    give_back(asm);
     asm.raw(&[0x41, 0xff, 0xe2]); // jmp r10
-    asm.bind(out);
-    asm.give_lahf();
-    asm.load(RAX, field::saved);
-    asm.load(RCX, field::spill);
-    asm.jmp_to(missing);
-    start
 }
 
 /// From a linear address in `first`: the offsets in a table of its first place, there, and of its

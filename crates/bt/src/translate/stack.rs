@@ -97,8 +97,7 @@ impl Building<'_, '_> {
             self.check_bytes(address, access, size as u16, true);
             return None;
         }
-        self.emit_address(&address);
-        let (hole, restore) = self.look_up(access, size);
+        let (hole, restore) = self.look_up(&address, access, size);
         Some(Straddled { hole, restore })
     }
 

@@ -93,10 +93,7 @@ impl Building<'_, '_> {
     /// Checks one end: its place in this process into R10, how many elements its page has room for
     /// into R11.
     fn end(&mut self, register: u8, access: Access, shift: u8, retry: u64, restore: Restore) {
-        let table = match access {
-            Access::Write => Area::write_table(self.source.view),
-            _ => Area::read_table(self.source.view),
-        };
+        let table = Area::table(self.source.view, access);
         let size = 1 << shift;
         let site = self.access_site(access, size, false, retry);
         self.asm.mov(R11, register);
@@ -109,7 +106,7 @@ impl Building<'_, '_> {
             holes: Holes::One(miss),
             restore,
             site,
-            what: SlowPath::Miss(Address::Stack(register, 0), access),
+            what: SlowPath::Miss(Address::Stack(register, 0), access, None),
         });
         self.asm.load(R10, Mem::gs_base(R10, table + 8));
         self.asm.lea(R10, Mem::sum(R10, R11));
