@@ -60,6 +60,8 @@ switches! {
     short_check = "short-check";
     /// checks accesses by the shorter sequence where flags can be made again behind it
     remake_flags = "remake-flags";
+    /// checks accesses in front of the instruction that makes the flags which are live at them
+    early_check = "early-check";
     /// checks accesses off the same registers together
     group = "group";
     /// makes the other copy of instructions that are checked together only where their check fails

@@ -326,7 +326,7 @@ impl Translator {
         let mut plan = take(&mut self.spare.plan);
         let grouping = self.switches.group && self.switches.short_check && self.switches.liveness;
         if grouping && bits == 64 && joined.is_none() {
-            self.plan(&list, &needed, &remakes, &mut plan);
+            self.plan(&list, &needed, &mut plan);
         } else {
             plan.clear(list.len());
         }

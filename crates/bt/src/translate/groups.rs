@@ -3,8 +3,13 @@
 //! to, their distances are known, and if the stretch they span lies in one page, that page is all
 //! there is to check.
 //!
-//! Its place is kept in the area ([`crate::area::Area::group`]) if a stolen register takes R11 in between, and
-//! loaded again for the next access.
+//! Its place is kept in the area ([`crate::area::Area::group`]) if a stolen register takes R11 in
+//! between, and loaded again for the next access.
+//!
+//! Where flags are live at the first access, the check comes earlier, in front of the instruction
+//! that makes them, if nothing stands between that needs R11 or changes the address otherwise; so
+//! does that of a single access. Else it is of the form that leaves them alone, or they are made
+//! again behind it ([`super::remake`]).
 //!
 //! A check that fails, be it for the end of a page or for one that may be read and not written, is
 //! a miss as that of a single access is: the interpreter does the first instruction, and what
@@ -25,8 +30,8 @@
 
 use super::stack::Straddled;
 use super::{
-    Address, Building, Class, Holes, Remake, Slow, SlowPath, Translator, field, names_high_byte,
-    sized, stolen,
+    Address, Building, Class, Holes, Slow, SlowPath, Translator, field, names_high_byte, sized,
+    stolen,
 };
 use crate::block::STRETCH;
 use crate::emit::{Mem, R11};
@@ -36,6 +41,9 @@ use x86::mmu::Access;
 
 /// The longest stretch. Longer ones would cross a page's end too often.
 const SPAN: i32 = STRETCH as i32;
+
+/// How many instructions before an access its check may come.
+const REACH: usize = 6;
 
 /// What the accesses of a group are relative to: base, index and scale.
 type Key = (Register, Register, u32);
@@ -131,12 +139,12 @@ struct Open {
     here: bool,
 }
 
-impl Open {
-    fn uses(&self, r: Register) -> bool {
-        let key = self.group.key;
-        r != Register::None && (key.0 == r || key.1 == r)
-    }
+/// True if addresses are made of this register.
+fn uses(key: Key, r: Register) -> bool {
+    r != Register::None && (key.0 == r || key.1 == r)
+}
 
+impl Open {
     /// Takes another access in, if the stretch stays short enough.
     fn take(&mut self, n: usize, at: i32, size: i32, access: Access) -> bool {
         let g = &mut self.group;
@@ -157,12 +165,11 @@ impl Open {
 
 impl Translator {
     /// Finds the groups of a block in 64-bit code. `needed`: the flags needed before each
-    /// instruction; `remakes`: how they can be made again.
+    /// instruction.
     pub(super) fn plan(
         &mut self,
         list: &[(Instruction, Class, usize)],
         needed: &[u32],
-        remakes: &[Option<Remake>],
         plan: &mut Plan,
     ) {
         plan.clear(list.len());
@@ -179,14 +186,14 @@ impl Translator {
                 Role::Neutral | Role::Clobbers => {
                     if let Some(o) = &mut open {
                         o.here &= matches!(role, Role::Neutral);
-                        if self.writes(i, o) {
+                        if self.writes(i, o.group.key) {
                             close(&mut open, plan);
                         }
                     }
                 }
                 Role::Moves(r, by) => {
                     if let Some(o) = &mut open
-                        && o.uses(r)
+                        && uses(o.group.key, r)
                     {
                         let moved = o.moved.checked_add(by).filter(|m| m.abs() <= SPAN);
                         match moved {
@@ -212,26 +219,30 @@ impl Translator {
                     });
                     if !joins {
                         close(&mut open, plan);
-                        // A run of pushes or pops behind which flags are made again is better left
-                        // to [`super::stack`].
-                        let free =
-                            needed[n] == 0 || remakes[n].is_some() && *class == Class::Memory;
-                        if free && at.abs() < 1 << 30 {
-                            let group = Group {
-                                members: n..n + 1,
+                        let start = if at.abs() >= 1 << 30 {
+                            None
+                        } else if needed[n] == 0 {
+                            Some((n, 0))
+                        } else if moves != 0 && is_run(&list[n + 1..]) {
+                            // [`super::stack`] does these better.
+                            None
+                        } else {
+                            let here = (!last).then_some((n, 0));
+                            self.start_before(list, needed, n, key).or(here)
+                        };
+                        open = start.map(|(start, moved)| Open {
+                            group: Group {
+                                members: start..n + 1,
                                 key,
-                                low: at,
+                                low: at + moved,
                                 span: size,
                                 access,
                                 saved: false,
-                            };
-                            open = Some(Open {
-                                group,
-                                moved: 0,
-                                accesses: 1,
-                                here: true,
-                            });
-                        }
+                            },
+                            moved,
+                            accesses: 1,
+                            here: true,
+                        });
                     }
                     if let Some(o) = &mut open {
                         plan.places[n] = Some(Member {
@@ -241,7 +252,7 @@ impl Translator {
                         o.group.saved |= !o.here;
                         o.here = true;
                         o.moved += moves;
-                        let ends = last || moves == 0 && self.writes(i, o);
+                        let ends = last || moves == 0 && self.writes(i, o.group.key);
                         if ends {
                             close(&mut open, plan);
                         }
@@ -252,10 +263,44 @@ impl Translator {
         close(&mut open, plan);
     }
 
-    /// True if an instruction writes a register that the group's addresses are made of.
-    fn writes(&mut self, i: &Instruction, open: &Open) -> bool {
+    /// For an access where flags are live: an instruction before it where they are dead, so that the
+    /// check may come there, and what is added to the base from there on.
+    fn start_before(
+        &mut self,
+        list: &[(Instruction, Class, usize)],
+        needed: &[u32],
+        n: usize,
+        key: Key,
+    ) -> Option<(usize, i32)> {
+        if !self.switches.early_check {
+            return None;
+        }
+        let mut moved = 0i32;
+        for start in (n.saturating_sub(REACH)..n).rev() {
+            let (i, class, _) = &list[start];
+            match self.role(i, *class) {
+                Role::Neutral if !self.writes(i, key) => {}
+                Role::Moves(r, by) if key.0 == r && key.1 != r => {
+                    moved = moved.checked_add(by).filter(|m| m.abs() <= SPAN)?;
+                }
+                Role::Moves(r, _) if key.1 != r => {}
+                _ => return None,
+            }
+            // The poll behind STI's shadow uses the registers of the check.
+            if start > 0 && list[start - 1].1 == Class::Sti {
+                return None;
+            }
+            if needed[start] == 0 {
+                return Some((start, moved));
+            }
+        }
+        None
+    }
+
+    /// True if an instruction writes a register that addresses are made of.
+    fn writes(&mut self, i: &Instruction, key: Key) -> bool {
         let (mut operands, others) = self.written_operands(i);
-        others || operands.any(|r| open.uses(r.full_register()))
+        others || operands.any(|r| uses(key, r.full_register()))
     }
 
     /// The general registers among its operands that an instruction writes, and whether it writes
@@ -394,7 +439,13 @@ fn stolen_operand(i: &Instruction, k: u32) -> Option<u8> {
     (i.op_kind(k) == OpKind::Register).then(|| stolen(i.op_register(k)))?
 }
 
-/// Ends a group. One access alone is none.
+/// Pushes, pops or a return without anything between them and what is before.
+fn is_run(rest: &[(Instruction, Class, usize)]) -> bool {
+    let next = rest.first().map(|l| l.1);
+    matches!(next, Some(Class::Push | Class::Pop | Class::Return))
+}
+
+/// Ends a group. One access alone is none, unless its check comes earlier.
 fn close(open: &mut Option<Open>, plan: &mut Plan) {
     let Some(Open {
         group, accesses, ..
@@ -403,7 +454,7 @@ fn close(open: &mut Option<Open>, plan: &mut Plan) {
         return;
     };
     let places = &mut plan.places[group.members.clone()];
-    if accesses < 2 {
+    if accesses < 2 && places[0].is_some() {
         places.fill(None);
         return;
     }
@@ -428,7 +479,7 @@ impl Building<'_, '_> {
         };
         let retry = self.asm.here();
         let address = Address::Group(low);
-        let (hole, restore) = self.compare(&address, group.access, group.span);
+        let (hole, restore) = self.look_up(&address, group.access, group.span);
         if group.saved {
             self.asm.store(field::group, R11);
         }

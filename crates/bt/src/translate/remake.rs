@@ -16,6 +16,8 @@ pub(super) enum Remake {
     /// As a logical operation leaves them, whose result is in this register: AND with itself. (AF,
     /// undefined by the manual, is zero behind all of these.)
     Logic(Register),
+    /// As XOR or SUB of a register with itself leaves them, whatever becomes of it.
+    Zero,
     /// Subtract the constant from the register and add it again, or the other way round.
     Sum {
         register: Register,
@@ -74,6 +76,12 @@ impl Translator {
 /// What is known of the flags behind an instruction that changes them.
 fn known_behind(i: &Instruction, class: Class) -> Known {
     let to = (i.op0_kind() == OpKind::Register).then(|| i.op0_register())?;
+    let zero = matches!(i.mnemonic(), Mnemonic::Xor | Mnemonic::Sub)
+        && i.op1_kind() == OpKind::Register
+        && i.op1_register() == to;
+    if zero {
+        return Some((Remake::Zero, 0));
+    }
     if stolen(to).is_some() || i.op_count() != 2 {
         return None;
     }
@@ -122,6 +130,7 @@ impl Building<'_, '_> {
                 let at = usize::from(at);
                 self.asm.raw(&self.source.page[at..at + usize::from(len)]);
             }
+            Remake::Zero => self.asm.cmp(R10, R10),
             Remake::Logic(register) => self.asm.test_with_itself(register),
             Remake::Sum {
                 register,

@@ -1,7 +1,8 @@
 //! Consecutive pushes, and pops with the return behind them, of 64-bit code: one check of all their
-//! accesses. Functions begin and end so. An `add rsp, …` in front of the pops makes flags that are
-//! live behind it; where they are dead before it the check comes first. Where flags are dead such pushes and pops are in a group
-//! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it.
+//! accesses. Functions begin and end so. Where flags are dead such pushes and pops are in a group
+//! ([`super::groups`]), but a return must keep the flags, so they are live in what is before it. An
+//! `add rsp, …` in front of the pops makes all flags: where they are dead before it the check comes
+//! there.
 //!
 //! If the check fails, because the accesses do not lie in one page, say, the interpreter does the
 //! first instruction, and what follows is another block. Where that happens twice, the block is

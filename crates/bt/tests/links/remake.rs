@@ -50,6 +50,9 @@ const PRODUCERS: &[Part] = &[
     |a| a.xor(cl, al),
     |a| a.xor(ah, cl),
     |a| a.xor(eax, eax),
+    |a| a.xor(r10d, r10d),
+    |a| a.sub(rcx, rcx),
+    |a| a.sub(ch, ch),
     |a| a.and(si, cx),
     |a| a.or(sil, al),
     |a| a.and(ecx, dword_ptr(rdi)),
@@ -274,7 +277,7 @@ fn notes(engine: &dyn Engine, makes: Part, accesses: Part) -> Vec<u64> {
 
 #[test]
 fn flags_behind_an_access_are_those_that_were_there_before() {
-    let engines = ["", "late-copies", "remake-flags"].map(|off| {
+    let engines = ["", "late-copies", "remake-flags", "early-check"].map(|off| {
         let mut options = Options::default();
         if !off.is_empty() {
             options.switches = Switches::without(off).unwrap();
