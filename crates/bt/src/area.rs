@@ -89,8 +89,8 @@ pub struct CodePage {
     pub key: u64,
 }
 
-/// Calls that are remembered until they return.
-pub const CALLS: usize = 256;
+/// Slots of a view for calls that may return.
+pub const CALLS: usize = 512;
 
 /// What [`Tables::guards`] holds where no page is known: no number is a multiple of pages.
 const NO_GUARD: u64 = 0;
@@ -152,6 +152,14 @@ impl View {
     pub fn shares_data(self) -> bool {
         matches!(self, View::Kernel | View::Kernel32)
     }
+    /// The bits of a stack pointer that choose a call's slot. A kernel's code pushes single words,
+    /// and its stacks are small and many: Linux has one of 16 KiB in every 32 for each task.
+    pub const fn call_mask(self) -> u64 {
+        match self {
+            View::User | View::User32 => 0x1ff0,
+            _ => 0x87f8,
+        }
+    }
     /// True if its branch tables are.
     pub fn shares_code(self) -> bool {
         !self.is_user()
@@ -198,14 +206,28 @@ pub struct CodeTables {
     /// ([`crate::targets::Targets::number`]) less the linear page address. Both are told apart by
     /// the bits below the 22 that choose the entry, so no other pair has the same difference.
     pub guards: [u64; CODE_PAGE_ENTRIES],
-    /// Return addresses of the last calls, inverted. The first is never written and stays zero.
-    pub returns: [u64; CALLS + 1],
-    /// Where each of them is in the code cache: code that expects the RIP in R11.
-    pub stubs: [u64; CALLS + 1],
+    /// Return addresses of calls, inverted, each in the slot of the stack pointer before the call
+    /// ([`View::call_mask`]).
+    pub returns: [u64; CALLS],
     /// What may hold something; of branches by [`BRANCH_GROUP`] entries.
     page_marks: Marks<{ CODE_PAGE_ENTRIES / 64 }>,
     branch_marks: Flags<{ BRANCH_ENTRIES / BRANCH_GROUP / 8 }>,
+    /// Where each of `returns` is in the code cache: code that expects the RIP in R11 and RCX in
+    /// [`Area::spill`]. In slots that hold no call [`Area::no_stub`], whatever `returns` has there.
+    /// Not a multiple of 4096 bytes from `returns`, which the host would take for the same address
+    /// at first.
+    pub stubs: [u64; CALLS],
 }
+
+const _: () = {
+    let (returns, stubs) = (
+        offset_of!(CodeTables, returns),
+        offset_of!(CodeTables, stubs),
+    );
+    assert!(!(stubs - returns).is_multiple_of(4096));
+    let masks = [View::User.call_mask(), View::Kernel.call_mask()];
+    assert!(1 << masks[0].count_ones() <= CALLS && 1 << masks[1].count_ones() <= CALLS);
+};
 
 /// Entries of a branch table that are marked together.
 pub const BRANCH_GROUP: usize = 8;
@@ -345,9 +367,9 @@ pub struct Area {
     pub page_mask: u64,
     /// The bits of a bit offset inside a 64-bit word, for PEXT.
     pub bit_mask: u64,
-    /// The last call's place in [`Tables::returns`] of each view, a byte of each; zero: none.
-    pub calls: [u64; VIEWS],
-    /// The first of [`Tables::stubs`].
+    /// [`View::call_mask`] of each view.
+    pub call_masks: [u64; VIEWS],
+    /// What [`CodeTables::stubs`] holds in slots without a call: the way by the branch table.
     pub no_stub: [u64; VIEWS],
     /// MXCSR: the guest's and the host's.
     pub mxcsr: [u32; 2],
@@ -373,6 +395,8 @@ pub struct Area {
     data_used: u32,
     /// Views whose branch tables do.
     branches_used: u32,
+    /// Views in which calls may be remembered.
+    calls_used: u32,
     /// Guest YMM0–YMM15, valid outside translated code.
     pub vector: [[u64; 4]; 16],
     /// One set of tables per view.
@@ -417,9 +441,9 @@ impl Area {
     pub const fn code_table(view: View) -> i32 {
         (Self::tables(view) + offset_of!(Tables, code.pages)) as i32
     }
-    /// Displacement of the last call's place of a view.
-    pub const fn calls(view: View) -> i32 {
-        (offset_of!(Area, calls) + 8 * view as usize) as i32
+    /// Displacement of the bits of a stack pointer that choose a call's slot in a view.
+    pub const fn call_mask(view: View) -> i32 {
+        (offset_of!(Area, call_masks) + 8 * view as usize) as i32
     }
     /// Displacement of the return addresses of a view.
     pub const fn returns(view: View) -> i32 {
@@ -470,15 +494,30 @@ impl Area {
                     tables.code.flush();
                     self.branches_used &= !bit;
                 }
-                // What is remembered of calls is written anew before it is looked at.
-                self.calls[view as usize] = 0;
+                self.forget_calls(view);
             }
         }
     }
 
     /// Forgets the calls: every return finds its block by the branch table.
     pub fn flush_calls(&mut self) {
-        self.calls = [0; VIEWS];
+        for view in View::ALL {
+            self.forget_calls(view);
+        }
+    }
+
+    fn forget_calls(&mut self, view: View) {
+        let (n, bit) = (view as usize, 1 << view as u32);
+        if self.calls_used & bit != 0 {
+            self.tables[n].code.stubs.fill(self.no_stub[n]);
+            self.calls_used &= !bit;
+        }
+    }
+
+    /// Notes that code of a view is about to run: it may call, and so may what it reaches by a
+    /// branch table.
+    pub fn note_calls(&mut self, view: View) {
+        self.calls_used |= self.branches_used | 1 << view as u32;
     }
 
     /// Empties the tables of pages that may be written.
@@ -529,7 +568,7 @@ impl Area {
 
     /// Takes over from the area used until now what belongs to the processor, and what there is to
     /// know of the shared tables.
-    pub fn follow(&mut self, last: &Area) {
+    pub fn follow(&mut self, last: &mut Area) {
         if self.control != last.control {
             self.flush_where(|_| false, |view| !view.shares_code());
             self.levels = [0; VIEWS];
@@ -545,7 +584,10 @@ impl Area {
             if view.shares_code() {
                 take(&mut self.branches_used, last.branches_used);
                 take(&mut self.code_ready, last.code_ready);
-                (self.levels[n], self.calls[n]) = (last.levels[n], last.calls[n]);
+                take(&mut self.calls_used, last.calls_used);
+                // They are this area's to forget now.
+                last.calls_used &= !bit;
+                self.levels[n] = last.levels[n];
             }
         }
         self.pins = last.pins;
@@ -556,8 +598,8 @@ impl Area {
     }
 
     /// Sets what does not change in an area of zeroes, for a processor with its pins and its table
-    /// of blocks at these addresses. `no_stub`: where a return goes, in each view, if it is to the
-    /// last byte of all and no call is known.
+    /// of blocks at these addresses. `no_stub`: where a return goes, in each view, whose slot looks
+    /// as if it held its call and holds none.
     pub fn begin(&mut self, pins: u64, targets: u64, no_stub: [u64; VIEWS]) {
         self.pins = pins;
         self.targets = targets;
@@ -568,6 +610,7 @@ impl Area {
         self.page_mask = !0xfff;
         self.bit_mask = 63;
         self.host_flags = crate::vcpu::HOST_FLAGS;
+        self.call_masks = View::ALL.map(View::call_mask);
         self.no_stub = no_stub;
     }
 
@@ -685,11 +728,11 @@ impl DataTables {
 }
 
 impl CodeTables {
-    /// Makes zeroes empty tables. `no_stub`: where a return goes while no call is known.
+    /// Makes zeroes empty tables. `no_stub`: what slots without a call hold.
     fn fill(&mut self, no_stub: u64) {
         self.branch[0] = no_branch(0);
         self.pages[0] = no_code(0);
-        self.stubs[0] = no_stub;
+        self.stubs.fill(no_stub);
     }
 
     /// Enters a target in the branch table.

@@ -44,6 +44,27 @@ impl CodeCache {
     /// Maps a cache; the pages are taken from the host as they are used. `nameless`: not as a
     /// file's pages, for perf, which asks no perf map about files.
     pub fn new(size: usize, nameless: bool) -> Result<CodeCache, String> {
+        let cache = CodeCache::map(size, nameless)?;
+        if cache.has_one_upper_half() {
+            return Ok(cache);
+        }
+        // While the first is there another does not reach over the same boundary.
+        let other = CodeCache::map(size, nameless)?;
+        if other.has_one_upper_half() {
+            Ok(other)
+        } else {
+            Err("code cache: no place for it".into())
+        }
+    }
+
+    /// True if the upper halves of all addresses in it are the same: translated code replaces the
+    /// lower half of one by that of another.
+    fn has_one_upper_half(&self) -> bool {
+        let (start, end) = self.range();
+        start >> 32 == (end - 1) >> 32
+    }
+
+    fn map(size: usize, nameless: bool) -> Result<CodeCache, String> {
         let mapped = if nameless {
             map_twice(size)
         } else {

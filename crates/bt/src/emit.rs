@@ -271,14 +271,6 @@ impl Asm {
     pub fn add_mem(&mut self, reg: u8, mem: Mem) {
         self.with_mem(None, true, &[0x03], reg, mem);
     }
-    /// `movzx reg32, byte [mem]`.
-    pub fn load8(&mut self, reg: u8, mem: Mem) {
-        self.with_mem(None, false, &[0x0f, 0xb6], reg, mem);
-    }
-    /// `mov byte [mem], reg8`: AL, CL, DL, BL or one of R8 to R15.
-    pub fn store8(&mut self, mem: Mem, reg: u8) {
-        self.with_mem(None, false, &[0x88], reg, mem);
-    }
     /// `lea reg, [rip + …]`: the place where the hole is bound.
     pub fn lea_ahead(&mut self, reg: u8) -> Hole {
         self.put(&[0x48 | (reg >> 3) << 2, 0x8d, 5 | (reg & 7) << 3, 0, 0, 0, 0]);
@@ -287,6 +279,10 @@ impl Asm {
     /// `jmp [mem]`.
     pub fn jmp_mem(&mut self, mem: Mem) {
         self.with_mem(None, false, &[0xff], 4, mem);
+    }
+    /// `jmp reg`: one of the lower eight.
+    pub fn jmp_reg(&mut self, reg: u8) {
+        self.put(&[0xff, 0xe0 | reg]);
     }
     /// `mov qword [mem], imm32` (sign-extended).
     pub fn store_imm(&mut self, mem: Mem, value: i32) {

@@ -216,7 +216,7 @@ impl Translator {
             switches,
             spare: Spare::default(),
             checks: Checks::all(),
-            calls: View::ALL.map(Calls::new),
+            calls: View::ALL.map(|view| Calls::new(view, exits.no_stub[view as usize])),
             polls: branch::polls(),
             accesses: vec![None; Code::values().len()].into_boxed_slice(),
             written: vec![None; Code::values().len()].into_boxed_slice(),
@@ -645,7 +645,7 @@ impl Building<'_, '_> {
             Class::Call => {
                 self.push_return(i.next_ip());
                 self.access_end = Some(self.asm.bytes.len());
-                let stub = self.remember_call(R10);
+                let stub = self.enter_call(R10);
                 self.go(i.near_branch_target(), self.after.taken != 0);
                 self.returned(stub, i.next_ip());
                 return true;
@@ -659,7 +659,7 @@ impl Building<'_, '_> {
                 self.target(i);
                 self.asm.store(field::value, R11);
                 self.push_return(i.next_ip());
-                let stub = self.remember_call(R10);
+                let stub = self.enter_call(R10);
                 self.asm.load(R11, field::value);
                 self.indirect_from(self.source.view, -8);
                 self.returned(stub, i.next_ip());

@@ -221,7 +221,7 @@ impl BtVcpu {
         switches.save_state &= has_xsavec();
         let targets = Targets::new();
         let blocks = Blocks::new(cache.region_size());
-        let mut area = OwnedArea::first(pins, targets.address(), exits.no_stub())?;
+        let mut area = OwnedArea::first(pins, targets.address(), exits.no_stub)?;
         area.pass_mask = if options.switches.warm { WARM - 1 } else { 0 };
         // With one other the tables are exchanged, as the guest goes to and fro, but never kept.
         let spaces = if switches.spaces { SPACES } else { 2 };

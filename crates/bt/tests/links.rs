@@ -650,6 +650,125 @@ fn a_restore_with_a_bad_mxcsr_changes_nothing() {
     });
 }
 
+/// Each calls on and on, with its own number, and goes to the other's stack in the midst of it.
+#[test]
+fn calls_on_two_stacks_return_each_on_its_own() {
+    // With the same slots, with slots of their own, with some of both; not aligned.
+    for distance in [0x1000, 0x8000, 0x38, 0x8004] {
+        under_each(|rig, _| {
+            const STACK: u64 = 0x3_8000;
+            rig.put(CODE, &move |a| {
+                let [mut again, mut down, mut up, mut other, mut exchange] =
+                    core::array::from_fn(|_| a.create_label());
+                a.mov(rsp, STACK + distance)?;
+                a.lea(rax, qword_ptr(other))?;
+                a.push(rax)?;
+                a.mov(rdi, rsp)?;
+                a.mov(rsp, STACK)?;
+                a.mov(ebx, 0)?;
+                a.mov(ecx, 100)?;
+                a.set_label(&mut again)?;
+                a.mov(edx, 5)?;
+                a.call(down)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.out(u32::from(END), al)?;
+                // As deep as EDX says; adds one a level on the way back.
+                a.set_label(&mut down)?;
+                a.push(rdx)?;
+                a.call(exchange)?;
+                a.dec(edx)?;
+                a.je(up)?;
+                a.call(down)?;
+                a.set_label(&mut up)?;
+                a.pop(rdx)?;
+                a.add(rbx, 1)?;
+                a.ret()?;
+                a.set_label(&mut exchange)?;
+                a.xchg(rsp, rdi)?;
+                a.ret()?;
+                // Adds a thousand each time, between two calls.
+                a.set_label(&mut other)?;
+                a.call(exchange)?;
+                a.add(rbx, 1000)?;
+                a.call(exchange)?;
+                a.jmp(other)
+            });
+            // The other one goes on five times for each of the hundred.
+            assert_eq!(rig.run(CODE), 100 * 5 + 250 * 1000);
+        });
+    }
+}
+
+#[test]
+fn calls_return_without_the_branch_table_behind_a_change_of_the_stack() {
+    let options = Options {
+        count: true,
+        ..Options::default()
+    };
+    let mut rig = Rig::new(&options);
+    rig.put(CODE, &|a| {
+        let [mut again, mut f, mut g, mut change] = core::array::from_fn(|_| a.create_label());
+        a.mov(ebx, 0)?;
+        a.mov(ecx, 1000)?;
+        a.mov(rsi, 0x2_8000u64)?;
+        a.set_label(&mut again)?;
+        a.call(f)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.out(u32::from(END), al)?;
+        a.set_label(&mut f)?;
+        a.call(g)?;
+        a.ret()?;
+        a.set_label(&mut g)?;
+        // To a stack on which others call, and back.
+        a.xchg(rsp, rsi)?;
+        a.push(rcx)?;
+        a.call(change)?;
+        a.pop(rcx)?;
+        a.xchg(rsp, rsi)?;
+        a.ret()?;
+        a.set_label(&mut change)?;
+        a.add(rbx, 1)?;
+        a.ret_1(0)
+    });
+    assert_eq!(rig.run(CODE), 1000);
+    let looks = rig.count("reached_by_branch_table") + rig.count("reached_by_table_of_blocks");
+    assert!(looks < 50, "{looks}");
+}
+
+#[test]
+fn a_return_to_the_last_byte_of_all_goes_there() {
+    under_each(|rig, _| {
+        // A page of its own, with a RET there. Slots that never held a call look as if one returned
+        // to that byte.
+        const LAST: u64 = 0x4_0000;
+        for (at, entry) in [(0x1ff8, 0x2003u64), (0x2ff8, 0x3003), (0x3ff8, 0x4003)] {
+            rig.ram.write_word(Gpa(at), entry).unwrap();
+        }
+        rig.ram.write_word(Gpa(TABLE + 0xff8), LAST | 3).unwrap();
+        rig.ram.write(Gpa(LAST + 0xfff), &[0xc3]).unwrap();
+        rig.put(CODE, &|a| {
+            let [mut again, mut back] = core::array::from_fn(|_| a.create_label());
+            a.mov(ebx, 0)?;
+            a.mov(ecx, 100)?;
+            a.set_label(&mut again)?;
+            a.lea(rax, qword_ptr(back))?;
+            a.push(rax)?;
+            a.push(-1)?;
+            a.ret()?;
+            a.set_label(&mut back)?;
+            a.add(rbx, 1)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)
+        });
+        for _ in 0..3 {
+            assert_eq!(rig.run(CODE), 100);
+        }
+    });
+}
+
 #[test]
 fn returns_without_an_end_let_the_processor_be_stopped() {
     under_each(|rig, _| {

@@ -13,11 +13,12 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use x86::mmu::Access;
 
 impl Building<'_, '_> {
+    /// Writes the return address at this offset from the page to the stack, and leaves it in R10;
+    /// [`Self::enter_call`] moves the stack pointer.
     pub(super) fn push_return(&mut self, offset: u64) {
         self.check(Address::Stack(RSP, -8), Access::Write, 8);
         self.linear(R10, offset);
         self.asm.store(self.place(), R10);
-        self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 
     /// The target of an indirect branch into R11.
@@ -48,24 +49,29 @@ impl Building<'_, '_> {
         self.asm.jmp_to(way);
     }
 
-    /// Remembers a call whose return address, at this offset from the page, is in a register (R10
-    /// or R9); where it returns to is to be bound. R10 and R11 are lost.
-    pub(super) fn remember_call(&mut self, from: u8) -> Option<Hole> {
+    /// Moves the stack pointer over the return address that was written there, which is in a
+    /// register (R10 or R9), and remembers the call; where it returns to is to be bound. R10 and
+    /// R11 are lost.
+    pub(super) fn enter_call(&mut self, from: u8) -> Option<Hole> {
+        let view = self.source.view;
         if !self.t.switches.returns {
+            self.move_stack(-self.stack_width());
             return None;
         }
+        self.asm.pext_gs(R11, RSP, Area::call_mask(view));
+        self.move_stack(-self.stack_width());
         self.asm.not(from);
-        let calls = &self.t.calls[self.source.view as usize];
-        self.asm.load8(R11, calls.number);
-        self.asm.store(calls.next_return, from);
+        let calls = &self.t.calls[view as usize];
+        self.asm.store(calls.return_address, from);
         Some(self.asm.copy(&calls.remember))
     }
 
-    /// Where a call returns to, with the RIP in R11: at `target` in this page, or by the branch
-    /// table.
+    /// Where a call returns to, with the RIP in R11 and RCX in its spill: at `target` in this page,
+    /// or by the branch table.
     pub(super) fn returned(&mut self, stub: Option<Hole>, target: u64) {
         let Some(stub) = stub else { return };
         self.asm.bind(stub);
+        self.asm.load(RCX, field::spill);
         let fixed = self.source.fixed.is_some();
         if fixed && (self.is_near(target) || self.t.switches.far) {
             let hole = self.asm.jmp();
@@ -88,8 +94,11 @@ impl Building<'_, '_> {
     }
 
     /// Returns to the RIP in R11, with `moved` added to RSP, without touching flags. No poll where
-    /// it returns to the last call: each call returns once so, behind itself, and what calls
-    /// itself again has gone back.
+    /// the slot of the stack pointer holds the call it returns behind: that empties the slot, so
+    /// each call returns once so, behind itself. Without a poll code goes back only thus, and a
+    /// call is made again only after a return behind one at a lower address: the lowest is not
+    /// made again, nor the next for more times than there were calls below it, and so on. So no
+    /// loop is made of such returns and of jumps forward alone.
     pub(super) fn go_back(&mut self, moved: i32) {
         let view = self.source.view;
         if !self.t.switches.returns {
@@ -101,6 +110,13 @@ impl Building<'_, '_> {
             return;
         }
         let site = self.site(Kind::Branch { moved });
+        let dropped = moved - self.stack_width();
+        let mut pointer = RSP;
+        if dropped != 0 {
+            self.asm.lea(R10, Mem::base(RSP, -dropped));
+            pointer = R10;
+        }
+        self.asm.pext_gs(R10, pointer, Area::call_mask(view));
         let other = self.asm.copy(&self.t.calls[view as usize].go_back);
         self.slow.push(Slow {
             holes: Holes::One(other),
@@ -351,44 +367,39 @@ pub(super) fn polls() -> [Pattern; 2] {
 
 /// What is done to the calls of a view that are remembered.
 pub(super) struct Calls {
-    /// Where the number of the last one is, and the return address of the next, by that number in
-    /// R11.
-    number: Mem,
-    next_return: Mem,
-    /// Remembers that a call, number R11, returns to the place of the hole.
+    /// The return address in the slot in R11.
+    return_address: Mem,
+    /// Remembers that a call, its slot in R11, returns to the place of the hole.
     remember: Pattern,
-    /// Returns to the RIP in R11; to the hole if that is not behind the last call.
+    /// Returns to the RIP in R11; to the hole if the slot in R10 has another.
     go_back: Pattern,
 }
 
 impl Calls {
-    pub(super) fn new(view: View) -> Calls {
-        let number = Mem::gs(Area::calls(view));
+    /// `no_stub`: what the slots hold that hold no call.
+    pub(super) fn new(view: View, no_stub: u64) -> Calls {
         let mut asm = Asm::new(0);
         let stub = asm.lea_ahead(R10);
-        asm.store(Mem::gs_index8(R11, Area::stubs(view) + 8), R10);
-        asm.lea32(R11, Mem::base(R11, 1));
-        asm.store8(number, R11);
+        asm.store(Mem::gs_index8(R11, Area::stubs(view)), R10);
         let remember = asm.pattern(None, Some(stub));
         let mut asm = Asm::new(0);
+        let stub = Mem::gs_index8(R10, Area::stubs(view));
         asm.store(field::spill, RCX);
-        asm.load8(R10, number);
         asm.load(RCX, Mem::gs_index8(R10, Area::returns(view)));
         let difference = Mem {
             disp: 1,
             ..Mem::sum(RCX, R11)
         };
         asm.lea(RCX, difference);
-        let last = asm.jrcxz();
+        let same = asm.jrcxz();
         let other = asm.jmp();
-        asm.bind(last);
-        asm.lea32(RCX, Mem::base(R10, -1));
-        asm.store8(number, RCX);
-        asm.load(RCX, field::spill);
-        asm.jmp_mem(Mem::gs_index8(R10, Area::stubs(view)));
+        asm.bind(same);
+        asm.load(RCX, stub);
+        // The upper halves of addresses in the code cache are all the same.
+        asm.store_imm32(stub, no_stub as i32);
+        asm.jmp_reg(RCX);
         Calls {
-            number,
-            next_return: Mem::gs_index8(R11, Area::returns(view) + 8),
+            return_address: Mem::gs_index8(R11, Area::returns(view)),
             remember,
             go_back: asm.pattern(None, Some(other)),
         }

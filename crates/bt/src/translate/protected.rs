@@ -189,7 +189,7 @@ impl Building<'_, '_> {
             }
             Class::Call => {
                 self.push_return_32(i.next_ip());
-                let stub = self.remember_call(R9);
+                let stub = self.enter_call(R9);
                 self.go(i.near_branch_target(), self.after.taken != 0);
                 self.returned(stub, i.next_ip());
                 return Some(true);
@@ -203,7 +203,7 @@ impl Building<'_, '_> {
                 self.target_32(i);
                 self.asm.store(field::value, R11);
                 self.push_return_32(i.next_ip());
-                let stub = self.remember_call(R9);
+                let stub = self.enter_call(R9);
                 self.asm.load(R11, field::value);
                 self.indirect(self.source.view);
                 self.returned(stub, i.next_ip());
@@ -386,7 +386,6 @@ impl Building<'_, '_> {
         self.check(Address::Stack(RSP, -4), Access::Write, 4);
         self.linear(R9, offset);
         self.asm.store32(Mem::base(R11, 0), R9);
-        self.move_stack(-4);
     }
 
     /// The target of an indirect branch into R11.

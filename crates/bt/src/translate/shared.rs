@@ -45,6 +45,8 @@ pub struct Exits {
     pub(super) save_state: SaveState,
     /// Goes on at the linear address in [`Area::rip`], for each view.
     resume: [u64; VIEWS],
+    /// The stub of a call that is none ([`crate::area::CodeTables::stubs`]), for each view.
+    pub no_stub: [u64; VIEWS],
 }
 
 impl Exits {
@@ -60,11 +62,6 @@ impl Exits {
     /// Where the dispatcher enters to go on at the linear address in [`Area::rip`].
     pub fn resume(&self, view: View) -> u64 {
         self.resume[view as usize]
-    }
-
-    /// Where a return goes, for each view, where no call is known.
-    pub fn no_stub(&self) -> [u64; VIEWS] {
-        View::ALL.map(|view| self.way(view, Way::Any))
     }
 
     /// The way to the block at the linear address in R11.
@@ -86,8 +83,8 @@ pub(super) enum Way {
     Unlinked,
     /// As `Forward`, by such a jump.
     UnlinkedForward,
-    /// As `Indirect` (`Any` of 32-bit code), by a return that is not the last call's, with RCX in
-    /// [`Area::spill`].
+    /// As `Indirect` (`Any` of 32-bit code), by a return whose call is not in its slot, with RCX
+    /// in [`Area::spill`].
     Return,
 }
 
@@ -151,8 +148,13 @@ pub fn exits(
             start
         });
         let after = if view.is_32bit() { any } else { indirect };
-        let other_return = asm.here();
-        forget_call(&mut asm, view, after);
+        let [other_return, no_stub] = [after, any].map(|way| {
+            let start = asm.here();
+            asm.load(RCX, field::spill);
+            asm.jmp_to(way);
+            start
+        });
+        exits.no_stub[view as usize] = no_stub;
         exits.ways[view as usize] = [
             any,
             forward,
@@ -305,17 +307,6 @@ fn pass(asm: &mut Asm, way: u64, wanted: u64) {
     asm.bind(linked);
     asm.load(RCX, field::spill);
     asm.jmp_to(wanted);
-}
-
-/// Takes the last call for one that does not return, if there is one, and goes on.
-fn forget_call(asm: &mut Asm, view: View, way: u64) {
-    asm.load8(RCX, Mem::gs(Area::calls(view)));
-    let none = asm.jrcxz();
-    asm.lea32(RCX, Mem::base(RCX, -1));
-    asm.store8(Mem::gs(Area::calls(view)), RCX);
-    asm.bind(none);
-    asm.load(RCX, field::spill);
-    asm.jmp_to(way);
 }
 
 /// Jumps by the view's branch table to the linear address in R11, without touching flags; to

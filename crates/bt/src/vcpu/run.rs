@@ -251,6 +251,7 @@ impl BtVcpu {
         let mask = self.pin_mask();
         let cpu = self.interp.cpu();
         let area = &mut *self.area;
+        area.note_calls(view(cpu));
         let s = &cpu.s;
         area.gpr = s.gpr;
         area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;

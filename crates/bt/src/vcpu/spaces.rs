@@ -55,7 +55,7 @@ impl BtVcpu {
         } else {
             self.area.flush_shared();
         }
-        next.follow(&self.area);
+        next.follow(&mut self.area);
         if found.is_none() {
             next.flush_own();
             next.prepare(false);
