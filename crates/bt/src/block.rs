@@ -232,14 +232,25 @@ pub struct Block {
     pub(super) next_in_page: u32,
     /// The number of its first site.
     pub(super) first_site: u32,
-    /// It ends without a jump: the next block lies behind it and is what it goes on to.
-    pub runs_on: bool,
+    /// [`about`], a bit each.
+    pub(super) about: u8,
     /// False after its page was written.
     pub valid: bool,
+}
+
+/// What there is to know of a block.
+pub mod about {
+    /// It ends without a jump: the next block lies behind it and is what it goes on to.
+    pub const RUNS_ON: u8 = 1;
     /// Its one instruction ends in the next page. Such a block begins with a look at where that
     /// page is mapped, unless it is fixed.
-    pub crosses: bool,
+    pub const CROSSES: u8 = 2;
+    /// It depends on another page for the flags that are needed there.
+    pub const LOOKS: u8 = 4;
 }
+
+// There are a great many.
+const _: () = assert!(size_of::<Block>() == 44);
 
 /// Bytes of a block's first exit that asks for a link, and of each further one, which shares the
 /// end of the first. They lie one behind the other where its code that hardly ever runs begins.
@@ -262,6 +273,16 @@ impl Block {
             Kind::Far { way, .. } => self.cold + (u32::from(way) << FAR_SHIFT),
             _ => self.cold,
         }
+    }
+
+    /// See [`about::RUNS_ON`].
+    pub fn runs_on(&self) -> bool {
+        self.about & about::RUNS_ON != 0
+    }
+
+    /// See [`about::CROSSES`].
+    pub fn crosses(&self) -> bool {
+        self.about & about::CROSSES != 0
     }
 
     /// Its first byte in RAM.

@@ -3,7 +3,7 @@
 //! numbers of its own for blocks and sites, which count up until it is emptied. Blocks lie in their
 //! region in their order.
 
-use crate::block::{Block, Kind, NO_NEXT, SITES, Site};
+use crate::block::{Block, Kind, NO_NEXT, SITES, Site, about};
 use crate::cache::REGIONS;
 use crate::targets::{HASH, Targets};
 use crate::vcpu::Map;
@@ -50,6 +50,8 @@ pub struct New<'a> {
     /// The page in which its one instruction ends, if that is the next one in the linear space,
     /// and its generation.
     pub second: Option<(RamOffset, u32)>,
+    /// It does not: that is another page that the block depends on.
+    pub looks: bool,
     /// For each instruction: offset of its host code, offset of its guest code.
     pub map: &'a [(u16, u16)],
     /// Its sites.
@@ -83,9 +85,9 @@ pub struct Blocks {
     places: Box<[u32]>,
     /// The last block made of each page.
     pages: Map<u64, u32>,
-    /// The second pages of blocks that have one, and their generations.
+    /// The second pages of blocks that have one, or depend on one, and their generations.
     seconds: Map<u64, (RamOffset, u32)>,
-    /// The blocks that end in a page.
+    /// The blocks that end in a page, or depend on it.
     ending: Map<u64, Vec<u32>>,
     /// Packed [`Site`]s.
     pub sites: Box<[u64]>,
@@ -378,14 +380,14 @@ impl Blocks {
     pub fn run_on(&mut self, bytes: usize) {
         if let Some(block) = self.regions[self.region].blocks.last_mut() {
             block.size -= bytes as u16;
-            block.runs_on = true;
+            block.about |= about::RUNS_ON;
         }
     }
 
     /// The block that goes on to this one without a jump.
     pub fn runs_into(&self, number: u32) -> Option<u32> {
         let before = index_of(number).checked_sub(1).map(|_| number - 1)?;
-        self[before].runs_on.then_some(before)
+        self[before].runs_on().then_some(before)
     }
 
     /// True if no more can be added to the region.
@@ -444,9 +446,12 @@ impl Blocks {
             map,
             cold: new.cold,
             next_in_page,
-            runs_on: false,
+            about: match (new.second, new.looks) {
+                (None, _) => 0,
+                (_, false) => about::CROSSES,
+                (_, true) => about::LOOKS,
+            },
             valid: true,
-            crosses: new.second.is_some(),
             first_site: first_site as u32,
         });
         number
@@ -497,8 +502,17 @@ impl Blocks {
 
     /// The page that the block's one instruction ends in, and its generation.
     pub fn second(&self, number: u32) -> Option<(RamOffset, u32)> {
-        let crosses = self.get(number)?.crosses;
-        crosses.then(|| self.seconds.get(&number.into()).copied())?
+        self.other(number, about::CROSSES)
+    }
+
+    /// The page whose flags the block depends on, and its generation.
+    pub fn looked_at(&self, number: u32) -> Option<(RamOffset, u32)> {
+        self.other(number, about::LOOKS)
+    }
+
+    fn other(&self, number: u32, what: u8) -> Option<(RamOffset, u32)> {
+        let is = self.get(number)?.about & what != 0;
+        is.then(|| self.seconds.get(&number.into()).copied())?
     }
 
     /// For each instruction of a block: offset of its host code, offset of its guest code.
@@ -629,6 +643,8 @@ mod tests {
             count: 2,
             generation: 1,
             second: (at.0 & 0xfff == 0xfff).then_some((RamOffset(0x9_9000), 5)),
+
+            looks: false,
             map: &[(4, 0), (300, 3)],
             sites: &[],
         })
@@ -749,6 +765,8 @@ mod tests {
                 count: 1,
                 generation: 1,
                 second: (n % 50 == 0).then_some((RamOffset(0x9_9000), 1)),
+
+                looks: false,
                 map: &[(0, 0)],
                 sites: &[link.pack()],
             });

@@ -347,6 +347,7 @@ impl Golden {
             rip: AT,
             page: &page,
             fixed: None,
+            others: &|_| None,
             next: None,
             next_key: 0,
             live: &live_flags,

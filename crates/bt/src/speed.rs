@@ -45,6 +45,7 @@ fn translation_speed() {
                     rip,
                     page,
                     fixed: None,
+                    others: &|_| None,
                     next: None,
                     next_key: 0,
                     live: &live_flags,

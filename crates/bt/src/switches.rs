@@ -84,6 +84,8 @@ switches! {
     refill = "refill";
     /// makes a kernel's code in large global pages for its linear address
     fixed = "fixed";
+    /// looks ahead for flags from one page of such code to another
+    fixed_flags = "fixed-flags";
     /// keeps what the kernel's tables hold of global pages from one address space to the next
     share = "share";
 }

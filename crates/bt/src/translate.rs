@@ -50,6 +50,7 @@ use iced_x86::{
     Code, CpuidFeature, Decoder, Encoder, FlowControl, Instruction, InstructionInfoFactory,
     OpAccess, RflagsBits,
 };
+use mem::{GuestMemory, RamOffset};
 use x86::exec::Exec;
 use x86::mmu::Access;
 use x86::table::{self, Unit};
@@ -109,6 +110,9 @@ pub struct Source<'a> {
     pub page: &'a [u8; 4096],
     /// Its linear address, if the code is for that alone.
     pub fixed: Option<u64>,
+    /// Where pages are in RAM that fixed code may look into for the flags needed there, by their
+    /// distance from this one.
+    pub others: &'a dyn Fn(u64) -> Option<RamOffset>,
     /// The first bytes of the next page, if the block is one instruction that ends there.
     pub next: Option<[u8; 15]>,
     /// What is known of the flags needed in it, in this mode.
@@ -143,6 +147,8 @@ pub struct Output {
     pub sites: Vec<u64>,
     /// For each instruction: offset of its host code, offset of its guest code.
     pub map: Vec<(u16, u16)>,
+    /// What it depends on in another page.
+    pub looked_at: Option<LookedAt>,
     /// Guest instructions.
     pub count: usize,
     /// As in [`crate::block::Block::completes`].
@@ -151,6 +157,35 @@ pub struct Output {
     pub accesses: u32,
     /// What was done with each, if executions are counted.
     pub treatments: Vec<Treatment>,
+}
+
+/// Code in another page, that decided which flags a block need not keep.
+#[derive(Clone, Copy)]
+pub struct LookedAt {
+    /// Where it is.
+    pub at: RamOffset,
+    /// Its bytes, as they were; zeroes beyond its page.
+    bytes: [u8; 48],
+}
+
+impl LookedAt {
+    fn read(ram: &GuestMemory, at: RamOffset) -> LookedAt {
+        let mut looked_at = LookedAt { at, bytes: [0; 48] };
+        for n in 0..looked_at.inside() {
+            looked_at.bytes[n] = ram.load(RamOffset(at.0 + n as u64));
+        }
+        looked_at
+    }
+
+    /// How many of the bytes are in the page.
+    fn inside(&self) -> usize {
+        self.bytes.len().min(0x1000 - (self.at.0 & 0xfff) as usize)
+    }
+
+    /// True if it is as it was.
+    pub fn holds(&self, ram: &GuestMemory) -> bool {
+        LookedAt::read(ram, self.at).bytes == self.bytes
+    }
 }
 
 /// Keeps what translation needs from block to block.
@@ -307,7 +342,7 @@ impl Translator {
             self.spare.list = list;
             return None;
         };
-        let after = self.live_after(x, source, &mut of_page, &last, last_class);
+        let (after, looked_at) = self.live_after(x, source, &mut of_page, &last, last_class);
         let mut live = after.next | after.taken;
         let mut needed = take(&mut self.spare.needed);
         needed.clear();
@@ -483,6 +518,7 @@ impl Translator {
             cold,
             sites,
             map,
+            looked_at,
             count,
             completes: count - usize::from(left),
             accesses,

@@ -161,6 +161,7 @@ fn under_each(test: impl Fn(&mut Rig, bool)) {
         "adjoin",
         "fixed",
         "fixed,far",
+        "fixed-flags",
     ] {
         let mut options = Options::default();
         if !off.is_empty() {
@@ -860,6 +861,59 @@ fn code_for_its_address_goes_when_its_large_page_is_mapped_anew() {
     rig.put_for(code, LARGE + 0x1000, &|a| a.out(u32::from(END), al));
     rig.run(code);
     assert!(rig.count("fixed") > 0);
+}
+
+#[test]
+fn flags_are_kept_for_another_page_that_comes_to_need_them() {
+    let calls = HIGH + 0x3000;
+    let function = HIGH + 0x5000;
+    let place = |linear: u64| LARGE + (linear - HIGH);
+    // ADD RBX, 5 by itself, or with the carry of the caller: another opcode.
+    const ADD: i32 = 0xc3;
+    const ADC: i32 = 0xd3;
+    // In the page itself, or in a page of another frame, which is mapped anew.
+    for remaps in [false, true] {
+        under_each(|rig, _| {
+            rig.map_large(HIGH, LARGE);
+            rig.map_large(HIGH + LARGE, 2 * LARGE);
+            let function = if remaps { HIGH + LARGE } else { function };
+            rig.put_for(HIGH, LARGE, &|a| {
+                a.mov(ebx, 0)?;
+                a.mov(esi, 0x3_0000)?;
+                for (at, opcode) in [(2, ADD), (3, ADC), (2, ADD)] {
+                    if remaps {
+                        a.mov(rdx, large_entry(function))?;
+                        a.mov(qword_ptr(rdx), (at * LARGE + LARGE_PAGE) as i32)?;
+                        a.invlpg(byte_ptr(function + 0x9000))?;
+                    } else {
+                        a.mov(rdx, function + 2)?;
+                        a.mov(byte_ptr(rdx), opcode)?;
+                    }
+                    a.call(calls)?;
+                }
+                a.out(u32::from(END), al)
+            });
+            rig.put_for(calls, place(calls), &|a| {
+                let mut again = a.create_label();
+                a.mov(ecx, 100)?;
+                a.set_label(&mut again)?;
+                a.stc()?;
+                // A check of which the flags need to know.
+                a.mov(rax, qword_ptr(rsi))?;
+                a.call(function)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.ret()
+            });
+            for (at, opcode) in [(place(function), ADD), (2 * LARGE, ADD), (3 * LARGE, ADC)] {
+                let code = [0x48, 0x83, opcode as u8, 5, 0xc3];
+                rig.ram.write(Gpa(at), &code).unwrap();
+            }
+            for _ in 0..3 {
+                assert_eq!(rig.run(HIGH), 300 * 5 + 100);
+            }
+        });
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What is done with an instruction, and which flags are needed where.
 
-use super::{FLAGS, LiveAfter, Source, Translator, save_state, strings};
+use super::{FLAGS, LiveAfter, LookedAt, Source, Translator, save_state, strings};
 use crate::dump::Treatment;
 use core::cell::Cell;
 use iced_x86::{Code, Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use mem::RamOffset;
 use x86::cpuid::Feature;
 use x86::exec::Exec;
 use x86::state::{cr0, cr4};
@@ -327,15 +328,15 @@ impl Translator {
         decoder: &mut Decoder<'_>,
         last: &Instruction,
         class: Class,
-    ) -> LiveAfter {
+    ) -> (LiveAfter, Option<LookedAt>) {
         let (mut next, mut taken) = (0, 0);
+        let mut other = None;
+        let mut peek = |rip| self.peek(x, s, decoder, rip, &mut other);
         match class {
-            Class::Jump | Class::Call => {
-                taken = self.peek(x, s, decoder, last.near_branch_target())
-            }
+            Class::Jump | Class::Call => taken = peek(last.near_branch_target()),
             Class::Conditional | Class::Loop => {
-                taken = self.peek(x, s, decoder, last.near_branch_target());
-                next = self.peek(x, s, decoder, last.next_ip());
+                taken = peek(last.near_branch_target());
+                next = peek(last.next_ip());
             }
             Class::Interpret
             | Class::ToSpace
@@ -345,21 +346,35 @@ impl Translator {
                 taken = FLAGS;
             }
             Class::Iret | Class::Sysret | Class::Syscall | Class::UserAccess => taken = FLAGS,
-            _ => next = self.peek(x, s, decoder, last.next_ip()),
+            _ => next = peek(last.next_ip()),
         }
-        LiveAfter { next, taken }
+        (LiveAfter { next, taken }, other)
     }
 
-    /// Looks at a few instructions at `rip` in the same page: which flags may they read?
+    /// Looks at a few instructions at `rip`: which flags may they read? In the same page, or of fixed
+    /// code once in another one.
     fn peek(
         &mut self,
         x: &Exec<'_>,
         source: &Source<'_>,
         decoder: &mut Decoder<'_>,
         rip: u64,
+        other: &mut Option<LookedAt>,
     ) -> u32 {
-        if rip >> 12 != 0 || !self.switches.liveness {
+        if !self.switches.liveness {
             return FLAGS;
+        }
+        if rip >> 12 != 0 {
+            let place = (source.others)(rip & !0xfff).filter(|_| other.is_none());
+            let Some(page) = place else { return FLAGS };
+            let looked_at = LookedAt::read(&x.ram, RamOffset(page.0 + (rip & 0xfff)));
+            let bytes = &looked_at.bytes[..looked_at.inside()];
+            let mut decoder = Decoder::new(64, bytes, x.model.decoder_options());
+            let live = self.look(x, &mut decoder, 0);
+            if live != FLAGS {
+                *other = Some(looked_at);
+            }
+            return live;
         }
         match source.live[rip as usize].get() {
             0 => {

@@ -357,7 +357,8 @@ impl BtVcpu {
         let next = second.map(|(at, _)| {
             core::array::from_fn(|n| self.memory.load::<u8>(RamOffset(at.0 + n as u64)))
         });
-        for _ in 0..2 {
+        let mut looks = second.is_none() && self.switches.fixed_flags;
+        for _ in 0..3 {
             // Emptying the cache has forgotten the numbers of the modes.
             let target = self.target(key.at, key.mode)?;
             let number = self.blocks.next();
@@ -371,11 +372,18 @@ impl BtVcpu {
                 .flatten();
             let over = place.as_ref().map_or(0, |_| JUMP);
             let distance = self.frames.distance(key.mode);
+            let frames = &self.frames;
+            let others = |pages: u64| {
+                let at = RamOffset(page.0.wrapping_add(pages));
+                let linear = at.0.wrapping_add(distance?);
+                (looks && frames.holds(linear, distance?)).then_some(at)
+            };
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &copy.bytes,
                 fixed: distance.map(|distance| page.0.wrapping_add(distance)),
+                others: &others,
                 live: &copy.live,
                 next,
                 next_key,
@@ -392,27 +400,39 @@ impl BtVcpu {
                 bus: &mut *bus,
             };
             let output = self.translator.block(&x, &source)?;
+            let (origin, cold, cache) = (source.origin, source.cold, source.cache);
+            let first_site = source.first_site;
+            let s = &self.interp.cpu().s;
+            let (rip, ring) = (s.rip, s.cpl);
+            let counts = self.recorder.is_some();
+            let record = counts.then(|| NewBlock::of(&source, &output, rip, ring));
+            let mut second = second;
+            if let Some(known) = output.looked_at {
+                let other = RamOffset(known.at.0 & !0xfff);
+                second = Some((other, self.open_code(other)));
+                // It may just have been written, before that was noticed.
+                if !known.holds(&self.memory) {
+                    looks = false;
+                    continue;
+                }
+            }
             let full = self.blocks.is_full();
-            let (code, cold) = (&output.code, &output.cold);
-            if full || !self.cache.append_over(over as usize, code, cold) {
+            if full || !(self.cache).append_over(over as usize, &output.code, &output.cold) {
                 self.make_room();
                 continue;
             }
-            let s = &self.interp.cpu().s;
-            let (rip, ring) = (s.rip, s.cpl);
             if let Some(map) = &self.options.perf_map {
-                map.block(source.origin, output.code.len(), rip, ring);
+                map.block(origin, output.code.len(), rip, ring);
             }
-            if let Some(recorder) = &mut self.recorder {
-                recorder.add(number, NewBlock::of(&source, &output, rip, ring));
+            if let (Some(recorder), Some(record)) = (&mut self.recorder, record) {
+                recorder.add(number, record);
             }
             self.stats.blocks += 1;
             self.stats.fixed += u64::from(distance.is_some());
             self.stats.translated += output.count as u64;
             self.stats.host_bytes += (output.code.len() + output.cold.len()) as u64;
-            let first_site = source.first_site;
-            let offset = |host| (host - source.cache) as u32;
-            let (host, cold) = (offset(source.origin), offset(source.cold));
+            let offset = |host| (host - cache) as u32;
+            let (host, cold) = (offset(origin), offset(cold));
             if let Some(place) = place {
                 self.adjoin(&place);
             }
@@ -427,6 +447,7 @@ impl BtVcpu {
                 count: output.count,
                 generation,
                 second,
+                looks: output.looked_at.is_some(),
                 map: &output.map,
                 sites: &output.sites,
             });
@@ -505,7 +526,7 @@ impl BtVcpu {
             let target = RamOffset(block.at().0 & !0xfff | u64::from(of.rip));
             let key = Targets::key(target, block.mode.into());
             if let Some(to) = key.and_then(|key| self.blocks.find(key))
-                && !self.blocks[to].crosses
+                && !self.blocks[to].crosses()
             {
                 self.blocks.link(site, to);
                 self.lead(patch, self.blocks[to].host);
@@ -581,7 +602,7 @@ impl BtVcpu {
         }
         let fixed = fixed(from.mode).then_some(page);
         let page = Targets::key(RamOffset(to.at().0 & !0xfff), to.mode.into())?;
-        let guard = self.targets.number(page).filter(|_| !to.crosses);
+        let guard = self.targets.number(page).filter(|_| !to.crosses());
         let host = self.host_of(number);
         let link = FarLink {
             view,

@@ -91,6 +91,11 @@ impl Frames {
         self.doubtful |= (some || all) && !self.frames.is_empty();
     }
 
+    /// True if a linear address is in a known frame at this distance.
+    pub(super) fn holds(&self, linear: u64, distance: u64) -> bool {
+        self.find(linear).is_some_and(|f| f.distance == distance)
+    }
+
     /// The frame of a linear address, if it is known.
     fn find(&self, linear: u64) -> Option<Frame> {
         self.frames.iter().find(|f| f.holds(linear)).copied()
@@ -207,7 +212,15 @@ impl BtVcpu {
             changed.iter().any(|f| f.holds(page) || f.holds(next))
         };
         for number in self.blocks.all() {
-            if self.fixed_page(number).is_some_and(gone) {
+            let Some(page) = self.fixed_page(number) else {
+                continue;
+            };
+            // Or one that it depends on.
+            let other = self.blocks.looked_at(number).map(|(other, _)| {
+                let from = self.blocks[number].at().0 & !0xfff;
+                page.wrapping_add(other.0.wrapping_sub(from))
+            });
+            if gone(page) || other.is_some_and(gone) {
                 self.drop_block(number);
             }
         }

@@ -134,7 +134,7 @@ impl BtVcpu {
                     // The block that jumps may have gone with the whole cache. And the page may be
                     // mapped elsewhere by now, without a flush yet: then the two do not belong
                     // together for good.
-                    let fixed = !adjoined && !self.blocks[block].crosses && self.switches.chain;
+                    let fixed = !adjoined && !self.blocks[block].crosses() && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         self.blocks.link(number, block);
                         self.lead(patch, self.blocks[block].host);
