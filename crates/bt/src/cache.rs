@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 /// Default size in bytes, of those of all processors together.
-pub const SIZE: usize = 36 << 20;
+pub const SIZE: usize = 37 << 20;
 /// Bounds of one processor's.
 pub const BOUNDS: (usize, usize) = (2 << 20, crate::block::REACH);
 const _: () = assert!(SIZE <= BOUNDS.1);

@@ -229,7 +229,7 @@ impl BtVcpu {
             .map(|_| area.another())
             .collect::<Result<_, _>>()?;
         Ok(BtVcpu {
-            interp: InterpVcpu::new(id, model, memory.clone(), signals.clone()),
+            interp: InterpVcpu::seldom(id, model, memory.clone(), signals.clone()),
             code_writes: memory.code_writes(),
             memory,
             signals,

@@ -89,7 +89,7 @@ struct Run {
     /// Translator: switch optimisations off; NAMES with commas, `list` lists them
     #[arg(long, value_name = "NAMES")]
     bt_no: Option<String>,
-    /// Translator: memory for translated code, of all processors together [default: 36; 30 for two, 24 for more]
+    /// Translator: memory for translated code, of all processors together [default: 37; 32 for two, 23 for more]
     #[arg(long, value_name = "MIB")]
     bt_cache: Option<u32>,
     /// Move the running guest to another engine after some seconds; may be repeated

@@ -169,7 +169,7 @@ impl KvmVcpu {
         let mut s = self.download()?;
         let pins = Arc::new(Signals::default());
         prepare(&mut s, &pins);
-        let mut interpreter = InterpVcpu::new(self.id, &self.model, self.memory.clone(), pins);
+        let mut interpreter = InterpVcpu::seldom(self.id, &self.model, self.memory.clone(), pins);
         interpreter.set_state(&s).map_err(|e| e.to_string())?;
         let mut bus = Acknowledged { bus, vector };
         if let Stop::Broken(why) = interpreter.run(&mut bus, 1) {
@@ -211,7 +211,7 @@ impl KvmVcpu {
         }
         if events.exception.injected != 0 {
             let mut interpreter =
-                InterpVcpu::new(self.id, &self.model, self.memory.clone(), Arc::default());
+                InterpVcpu::seldom(self.id, &self.model, self.memory.clone(), Arc::default());
             let s = self.download()?;
             interpreter.set_state(&s).map_err(|e| e.to_string())?;
             let code = (events.exception.has_error_code != 0)

@@ -40,8 +40,8 @@ pub fn optimisations() -> &'static [(&'static str, &'static str)] {
 
 /// What a processor under the translator takes beside its code cache, about, in bytes; and the
 /// least that all caches have together by default.
-const BESIDE_THE_CACHE: usize = 6 << 20;
-const LEAST_TOGETHER: usize = 24 << 20;
+const BESIDE_THE_CACHE: usize = 5 << 20;
+const LEAST_TOGETHER: usize = 23 << 20;
 
 /// Bytes of one processor's code cache: they share what there is, and what a second processor
 /// takes besides comes off it, so that a machine of two takes no more memory than one of one.

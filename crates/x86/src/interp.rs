@@ -28,6 +28,8 @@ const BLOCK: usize = 32;
 const MACHINE_ARENA: usize = 256 * 1024;
 /// The most and the fewest that one processor keeps.
 const ARENA: core::ops::RangeInclusive<usize> = 4 * 1024..=128 * 1024;
+/// The most of one that seldom runs ([`InterpVcpu::seldom`]).
+const SELDOM_ARENA: usize = 16 * 1024;
 /// Decoded instructions for each slot of the block table.
 const PER_SLOT: usize = 8;
 
@@ -69,7 +71,7 @@ impl InterpVcpu {
     ) -> InterpVcpu {
         InterpVcpu {
             cpu: Cpu::new(id, model.clone(), memory, signals),
-            cache: Cache::new(model.cpus),
+            cache: Cache::new(share(model.cpus)),
             tracing: false,
             quiet: false,
         }
@@ -92,6 +94,20 @@ impl InterpVcpu {
     pub fn forget_code(&mut self) {
         self.cache.arena.clear();
         self.cache.slots.fill(None);
+    }
+
+    /// The same for an engine that runs most of the code itself, of which the interpreter need not
+    /// keep as much.
+    pub fn seldom(
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+    ) -> InterpVcpu {
+        InterpVcpu {
+            cache: Cache::new(share(model.cpus).min(SELDOM_ARENA)),
+            ..InterpVcpu::new(id, model, memory, signals)
+        }
     }
 
     /// The processor, for an engine that runs part of its instructions itself.
@@ -130,6 +146,14 @@ struct Block {
     len: u32,
 }
 
+/// The decoded instructions that one of the `cpus` processors of a machine keeps.
+fn share(cpus: u32) -> usize {
+    let share = MACHINE_ARENA / cpus.max(1) as usize;
+    share
+        .clamp(*ARENA.start(), *ARENA.end())
+        .next_power_of_two()
+}
+
 /// The decoded-instruction cache.
 pub(crate) struct Cache {
     /// Grows with what is decoded, up to `capacity`.
@@ -142,12 +166,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// For one of the `cpus` processors of a machine.
-    fn new(cpus: u32) -> Cache {
-        let share = MACHINE_ARENA / cpus.max(1) as usize;
-        let capacity = share
-            .clamp(*ARENA.start(), *ARENA.end())
-            .next_power_of_two();
+    /// For `capacity` instructions, a power of two.
+    fn new(capacity: usize) -> Cache {
         Cache {
             arena: Vec::new(),
             capacity,
