@@ -62,7 +62,6 @@ again:
     fail
 1:  done
 second:
-    mov dword ptr [second_is_up], 1
     mov eax, [apic64 + 0x20]
     shr eax, 24
     mov [second_id], eax
@@ -70,6 +69,7 @@ second:
     rdmsr
     and eax, 0x100
     mov [second_bsp], eax
+    mov dword ptr [second_is_up], 1                 # what it has stored is there before
 1:  cmp dword ptr [ask], 0
     jne 2f
     cli

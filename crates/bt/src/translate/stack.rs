@@ -45,10 +45,10 @@ fn room_given_back(i: &Instruction) -> Option<i32> {
     let adds = matches!(i.code(), Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
         && i.op0_kind() == OpKind::Register
         && i.op0_register() == Register::RSP;
-    let by = i.immediate(1) as i64;
+    let by = adds.then(|| i.immediate(1) as i64)?;
     i32::try_from(by)
         .ok()
-        .filter(|by| adds && (0..1 << 30).contains(by))
+        .filter(|by| (0..1 << 30).contains(by))
 }
 
 impl Building<'_, '_> {
