@@ -119,9 +119,9 @@ mod tests {
     #[test]
     fn processors_share_the_code_cache_and_none_gets_less_than_it_needs() {
         let mib = |mib, cpus| code_cache(mib, cpus).map(|bytes| bytes as f64 / (1 << 20) as f64);
-        assert_eq!(mib(None, 1), Ok(36.0));
-        assert_eq!(mib(None, 2), Ok(15.0));
-        assert_eq!(mib(None, 4), Ok(6.0));
+        assert_eq!(mib(None, 1), Ok(37.0));
+        assert_eq!(mib(None, 2), Ok(16.0));
+        assert_eq!(mib(None, 4), Ok(5.75));
         assert_eq!(mib(None, 64), Ok(2.0));
         assert_eq!(mib(Some(64), 2), Ok(32.0));
         for (given, cpus) in [(1, 1), (7, 4), (129, 1)] {
