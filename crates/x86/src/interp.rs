@@ -69,9 +69,26 @@ impl InterpVcpu {
         memory: Arc<GuestMemory>,
         signals: Arc<Signals>,
     ) -> InterpVcpu {
+        let capacity = share(model.cpus);
+        Self::with(Cpu::new(id, model.clone(), memory, signals), capacity)
+    }
+
+    /// The same for an engine that runs most of the code itself, of which the interpreter need not
+    /// keep as much.
+    pub fn seldom(
+        id: u32,
+        model: &CpuModel,
+        memory: Arc<GuestMemory>,
+        signals: Arc<Signals>,
+    ) -> InterpVcpu {
+        let capacity = share(model.cpus).min(SELDOM_ARENA);
+        Self::with(Cpu::new(id, model.clone(), memory, signals), capacity)
+    }
+
+    fn with(cpu: Cpu, capacity: usize) -> InterpVcpu {
         InterpVcpu {
-            cpu: Cpu::new(id, model.clone(), memory, signals),
-            cache: Cache::new(share(model.cpus)),
+            cpu,
+            cache: Cache::new(capacity),
             tracing: false,
             quiet: false,
         }
@@ -94,20 +111,6 @@ impl InterpVcpu {
     pub fn forget_code(&mut self) {
         self.cache.arena.clear();
         self.cache.slots.fill(None);
-    }
-
-    /// The same for an engine that runs most of the code itself, of which the interpreter need not
-    /// keep as much.
-    pub fn seldom(
-        id: u32,
-        model: &CpuModel,
-        memory: Arc<GuestMemory>,
-        signals: Arc<Signals>,
-    ) -> InterpVcpu {
-        InterpVcpu {
-            cache: Cache::new(share(model.cpus).min(SELDOM_ARENA)),
-            ..InterpVcpu::new(id, model, memory, signals)
-        }
     }
 
     /// The processor, for an engine that runs part of its instructions itself.

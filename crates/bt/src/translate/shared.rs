@@ -420,16 +420,12 @@ fn search(asm: &mut Asm, view: View, unknown: u64, ways: Option<[u64; 2]>) -> u6
     asm.and_page(R11);
     asm.store(Mem::gs_index8(R10, table + 16), R11);
     asm.store(field::page, R11);
-    asm.give_lahf();
-    asm.load(RAX, field::saved);
-    asm.load(RCX, field::spill);
+    give_back(asm);
     asm.jmp_mem(field::target);
     for hole in out {
         asm.bind(hole);
     }
-    asm.give_lahf();
-    asm.load(RAX, field::saved);
-    asm.load(RCX, field::spill);
+    give_back(asm);
     asm.jmp_to(unknown);
     start
 }
