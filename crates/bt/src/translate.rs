@@ -578,8 +578,9 @@ impl Building<'_, '_> {
         self.code = i.code();
         self.live = needed != 0 || !self.t.switches.liveness;
         self.remake = remake;
-        // XSAVE and its kin are of no unit.
+        // XSAVE and its kin are of no unit, and XGETBV says which state is in use.
         self.vector = i.is_save_restore_instruction()
+            || i.code() == Code::Xgetbv
             || table::row(i.code()).is_none_or(|r| r.unit != Unit::Integer);
     }
 

@@ -562,6 +562,7 @@ fn only_saves(code: Code) -> bool {
             | Code::Xsavec64_mem
             | Code::Xsaves_mem
             | Code::Xsaves64_mem
+            | Code::Xgetbv
     )
 }
 

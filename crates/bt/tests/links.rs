@@ -653,6 +653,36 @@ fn a_restore_with_a_bad_mxcsr_changes_nothing() {
 
 /// Each calls on and on, with its own number, and goes to the other's stack in the midst of it.
 #[test]
+fn xgetbv_knows_which_state_translated_code_has_in_use() {
+    under_each(|rig, _| {
+        // What is in use at first, with a register of each component, without the vector ones.
+        rig.put(CODE, &|a| {
+            a.fninit()?;
+            a.mov(ecx, 1)?;
+            a.xgetbv()?;
+            a.mov(ebx, eax)?;
+            a.fld1()?;
+            a.vpcmpeqd(ymm3, ymm3, ymm3)?;
+            a.xgetbv()?;
+            a.shl(ebx, 4)?;
+            a.or(ebx, eax)?;
+            a.vzeroall()?;
+            a.xgetbv()?;
+            a.shl(ebx, 4)?;
+            a.or(ebx, eax)?;
+            a.out(u32::from(END), al)
+        });
+        let mut state = rig.start(CODE);
+        state.cr4 |= cr4::OSXSAVE;
+        state.xcr0 = 7;
+        for _ in 0..3 {
+            rig.run_from(&state);
+            assert_eq!(rig.vcpu.state().gpr[3], 0x071);
+        }
+    });
+}
+
+#[test]
 fn calls_on_two_stacks_return_each_on_its_own() {
     // With the same slots, with slots of their own, with some of both; not aligned.
     for distance in [0x1000, 0x8000, 0x38, 0x8004] {

@@ -804,6 +804,15 @@ impl Builder<'_> {
             let i = Instruction::with1(Code::Pushq_imm32, v as u32 as i32).unwrap();
             self.put(i).then_some(())?;
         }
+        if m == Mnemonic::Xgetbv && self.rng.chance(90) {
+            // Which state is in use: x87's pointers alone, which are not kept, must not make it so.
+            self.put(Instruction::with(Code::Fninit));
+            if self.rng.chance(50) {
+                self.put(Instruction::with(Code::Fld1));
+            }
+            let v = self.rng.below(2);
+            self.imm64(Register::RCX, v);
+        }
         if matches!(m, Mnemonic::Div | Mnemonic::Idiv) && self.rng.chance(70) {
             self.with(Code::Xor_r32_rm32, Register::EDX, Register::EDX);
         }
