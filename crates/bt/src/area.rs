@@ -17,9 +17,11 @@ pub fn tlb_slot(linear: u64) -> usize {
 }
 
 /// Where it is looked for next: elsewhere for pages that share the first place, so that two of
-/// them do not push each other out all the time.
+/// them do not push each other out all the time. An even number of places away: in the first place
+/// of the page below, an access across the border would find the upper page, and a check that only
+/// asks for the last byte would take that for the whole access's.
 pub fn other_tlb_slot(linear: u64) -> usize {
-    tlb_slot(linear) ^ (((linear >> (12 + TLB_BITS)) as usize % TLB_ENTRIES) | 1)
+    tlb_slot(linear) ^ (((linear >> (11 + TLB_BITS)) as usize % TLB_ENTRIES) & !1 | 2)
 }
 /// Entries for the stack alone, of each kind of access: a function whose frame lies across a page's
 /// end shares none with most of its callers.

@@ -243,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn no_page_has_a_place_that_is_the_first_one_of_the_page_below() {
+        let bases = (12..64).map(|bit| 1u64 << bit);
+        for base in bases.chain([0, !0xfff]) {
+            for page in 0..2 * TLB_ENTRIES as u64 {
+                let page = base.wrapping_add(page << 12);
+                let below = tlb_slot(page.wrapping_sub(0x1000));
+                assert!(![tlb_slot(page), other_tlb_slot(page)].contains(&below));
+                assert_ne!(tlb_slot(page), other_tlb_slot(page));
+            }
+        }
+    }
+
+    #[test]
     fn what_is_emptied_holds_nothing_that_has_moved_to_its_other_place() {
         let [mut first, mut second] = two();
         let rival = PAGE ^ (TLB_ENTRIES as u64) << 12;

@@ -526,6 +526,44 @@ fn accesses_that_begin_in_the_page_below_the_stacks_entry_are_made_there() {
     });
 }
 
+/// The upper page has made room for another one in its first place of the TLB. In its second place
+/// it must not be taken for the page below, which lies elsewhere in RAM.
+#[test]
+fn accesses_across_a_border_are_made_in_both_pages_wherever_the_tlb_has_the_upper_one() {
+    const LOWER: u64 = 0x3_0000;
+    const UPPER: u64 = LOWER + 0x1000;
+    const RIVAL: u64 = HIGH + UPPER;
+    under_each(|rig, _| {
+        rig.map(LOWER, OTHER);
+        rig.map_large(HIGH, 0);
+        rig.put(CODE, &|a| {
+            let mut again = a.create_label();
+            a.mov(ebx, 0)?;
+            a.mov(rsi, UPPER)?;
+            a.mov(rdi, RIVAL)?;
+            a.mov(ecx, 4)?;
+            a.set_label(&mut again)?;
+            a.mov(dword_ptr(rsi), ecx)?;
+            a.mov(dword_ptr(rdi), ecx)?;
+            a.mov(rax, qword_ptr(rsi))?;
+            a.mov(rax, qword_ptr(rdi))?;
+            // Flags from memory cannot be made again: the accesses keep them.
+            a.cmp(rcx, qword_ptr(rdi + 8))?;
+            a.mov(dword_ptr(rsi - 2), 0x12345678)?;
+            a.mov(rdx, qword_ptr(rsi - 4))?;
+            a.adc(rbx, rdx)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)
+        });
+        let sum = rig.run(CODE);
+        let word = |at| rig.ram.read_word::<u16>(Gpa(at)).unwrap();
+        let read = [OTHER + 0xffe, UPPER, UPPER - 2].map(word);
+        assert_eq!(read, [0x5678, 0x1234, 0]);
+        assert_eq!(sum, 4 * 0x1234_5678_0000);
+    });
+}
+
 /// A function whose stack often lies across a page's end gets a second copy of its pushes and pops.
 #[test]
 fn a_function_gives_its_registers_and_flags_back_wherever_its_stack_lies() {

@@ -285,9 +285,9 @@ fn retry(asm: &mut Asm) {
 /// From a linear address in `first`: the offsets in a table of its first place, there, and of its
 /// second, in `second` ([`crate::area::other_tlb_slot`]).
 fn first_and_second(asm: &mut Asm, first: u8, second: u8) {
-    asm.rorx(second, first, (8 + TLB_BITS) as u8);
-    asm.and_imm32(second, TLB_INDEX);
-    asm.or_imm32(second, 16);
+    asm.rorx(second, first, (7 + TLB_BITS) as u8);
+    asm.and_imm32(second, TLB_INDEX & !0x10);
+    asm.or_imm32(second, 0x20);
     asm.shr(first, 8);
     asm.and_imm32(first, TLB_INDEX);
     asm.xor(second, first);
