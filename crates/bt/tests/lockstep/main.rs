@@ -14,10 +14,12 @@
 //!
 //! Not compared: FIP, FDP and FOP (translated code does not keep them), accessed and dirty bits
 //! of page tables, and the arithmetic flags in the frame of an exception (`bt::translate` says
-//! why), which are counted instead.
+//! why), which are counted instead; nor what a program makes of undefined flags and the like where
+//! it runs into what the generator has not chosen ([`doubt`]).
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
+mod doubt;
 mod generate;
 mod narrow;
 mod rng;
@@ -25,6 +27,7 @@ mod shape;
 mod world;
 
 use bt::{Options, Switches, Translation};
+use doubt::Doubt;
 use generate::{Program, Rows};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use rng::Rng;
@@ -89,6 +92,8 @@ struct Counts {
     endless: u64,
     /// Programs that left flat segments or RAM's page tables, after which the two differ.
     bursts: u64,
+    /// Programs that differ after they have made something of what nobody promises.
+    doubtful: u64,
     /// Blocks made for their linear address, and how often such went because of their mapping.
     fixed: u64,
     remapped: u64,
@@ -171,10 +176,14 @@ fn load(w: &mut World, p: &Program, state: &CpuState, data: &[u8]) {
 }
 
 /// To the next synchronisation point, one step at a time; false if that takes too long.
-fn interpret(w: &mut World, spent: &mut u64) -> Stop {
+fn interpret(w: &mut World, p: &Program, spent: &mut u64, doubt: &mut Option<Doubt>) -> Stop {
     w.bus.hit = false;
     loop {
+        let step = doubt.as_ref().map(|_| Doubt::before(w, p));
         let stop = w.vcpu.run(&mut w.bus, 1);
+        if let (Some(doubt), Some(step)) = (&mut *doubt, &step) {
+            doubt.after(w, step);
+        }
         if stop != Stop::Budget {
             return stop;
         }
@@ -231,6 +240,8 @@ struct Pair {
     shape: Shape,
     entries: Entries,
     options: Options,
+    /// The interpreter is followed.
+    doubt: Option<Doubt>,
 }
 
 impl Pair {
@@ -248,6 +259,23 @@ impl Pair {
             shape,
             entries,
             options: options.clone(),
+            doubt: None,
+        }
+    }
+
+    /// One whose interpreter is followed, for the reason why its programs may differ.
+    fn followed(shape: Shape, options: &Options) -> Pair {
+        Pair {
+            doubt: Some(Doubt::default()),
+            ..Pair::new(shape, options)
+        }
+    }
+
+    /// In place of a pair that is not at the same place any more.
+    fn again(&self) -> Pair {
+        Pair {
+            doubt: self.doubt.as_ref().map(|_| Doubt::default()),
+            ..Pair::new(self.shape, &self.options)
         }
     }
 
@@ -278,7 +306,7 @@ impl Pair {
             // Overwritten code loads DS, or alignment is checked, say. The interpreter does not stop
             // at once in a burst: the two are not at the same place.
             c.bursts += 1;
-            *self = Pair::new(self.shape, &self.options);
+            *self = self.again();
             return Ok(());
         }
         result
@@ -301,12 +329,13 @@ impl Pair {
         for w in [&mut self.interp, &mut self.bt] {
             load(w, &program, &state, &data);
         }
+        self.doubt = self.doubt.take().map(|_| Doubt::default());
         c.programs += 1;
         let mut spent = 0;
         let done = self.interp.vcpu.counters();
         let seen = self.bt.vcpu.counters().interrupts;
         for point in 0.. {
-            let expected = interpret(&mut self.interp, &mut spent);
+            let expected = interpret(&mut self.interp, &program, &mut spent, &mut self.doubt);
             if expected == Stop::Budget {
                 // Code that was overwritten, or a loop whose counter was: no fault of anybody.
                 c.endless += 1;
@@ -369,7 +398,7 @@ impl Pair {
                 .map_err(|e| format!("{e}\n{}", listing(&self.interp, &program, 0)))?;
         } else {
             // The two are not at the same place any more.
-            *self = Pair::new(self.shape, &self.options);
+            *self = self.again();
         }
         Ok(())
     }
@@ -437,16 +466,25 @@ fn compare_from(
     for seed in first..first + seeds {
         let mut rng = Rng::new(seed);
         let options = &options[seed as usize % options.len()];
-        let mut pair = Pair::new(shape(&mut rng), options);
-        for n in 0..3 {
-            let rows = &rows[usize::from(pair.shape.wide)];
-            if let Err(report) = pair.run(&mut rng, rows, &watch, &mut c) {
+        let shape = shape(&mut rng);
+        let rows = &rows[usize::from(shape.wide)];
+        let run = |pair: &mut Pair, rng: &mut Rng, c: &mut Counts| {
+            (0..3).find_map(|n| Some((n, pair.run(rng, rows, &watch, c).err()?)))
+        };
+        let (mut pair, start) = (Pair::new(shape, options), rng.clone());
+        if let Some((n, report)) = run(&mut pair, &mut rng, &mut c) {
+            let mut followed = Pair::followed(shape, options);
+            let again = run(&mut followed, &mut start.clone(), &mut Counts::default());
+            let doubt = followed.doubt.as_ref().and_then(Doubt::why);
+            if let (true, Some(why)) = (again.is_some_and(|(m, _)| m == n), doubt) {
+                c.doubtful += 1;
+                println!("seed {seed}, program {n}: differs after {why}");
+            } else {
                 println!(
-                    "seed {seed}, program {n}, {:?}, {:?}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n",
-                    pair.shape, options.switches
+                    "seed {seed}, program {n}, {shape:?}, {:?}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n",
+                    options.switches
                 );
                 failures.push(seed);
-                break;
             }
         }
         c.fixed += pair.count("fixed");
@@ -457,7 +495,7 @@ fn compare_from(
     }
     println!(
         "{} programs, {} points, {} instructions, {} exceptions ({} with other dead flags), {} \
-         interrupts and {} more, {} programs without an end, {} not flat; {} blocks for their \
+         interrupts and {} more, {} programs without an end, {} not flat, {} in doubt; {} blocks for their \
          address, {} times mapped otherwise",
         c.programs,
         c.points,
@@ -468,6 +506,7 @@ fn compare_from(
         c.storms,
         c.endless,
         c.bursts,
+        c.doubtful,
         c.fixed,
         c.remapped
     );
@@ -551,6 +590,10 @@ fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
     // An operand of FS or GS that ends beyond the segment.
     compare_from(&[Options::default()], 777_410, 1, shape);
     compare_from(&[Options::default()], 774_078, 1, shape);
+    // Out of the program into data: FNSTENV, INTO and a jump by flags that are undefined.
+    for seed in [812_110, 877_742, 912_295] {
+        compare_from(&[Options::default()], seed, 1, shape);
+    }
 }
 
 #[test]
@@ -582,4 +625,29 @@ fn guests_reach_nothing_of_this_process_and_no_page_is_writable_and_executable()
     assert!(canary.iter().all(|b| *b == 0x5a));
     assert_eq!(local, 0x5a5a_5a5a);
     assert!(c.exceptions > 100);
+}
+
+/// What is excused after a difference is what few programs do.
+#[test]
+fn hardly_any_program_depends_on_what_nobody_promises() {
+    let rows = [Rows::new(false), Rows::new(true)];
+    let watch = Watch::new();
+    let (mut counts, mut doubts) = (Counts::default(), 0);
+    for seed in 0..200 {
+        let mut rng = Rng::new(seed);
+        let shape = match seed % 4 {
+            0 => Shape::compatibility(),
+            1 => Shape::protected(rng.chance(50), rng.chance(50)),
+            2 => Shape::wide(rng.chance(40)),
+            _ => Shape::hard(rng.chance(40), rng.chance(50)),
+        };
+        let rows = &rows[usize::from(shape.wide)];
+        let mut pair = Pair::followed(shape, &Options::default());
+        for _ in 0..3 {
+            // Whether they differ is for the other tests to say.
+            let _ = pair.run(&mut rng, rows, &watch, &mut counts);
+            doubts += u64::from(pair.doubt.as_ref().and_then(Doubt::why).is_some());
+        }
+    }
+    assert!(counts.instructions > 0 && doubts * 100 < counts.programs);
 }

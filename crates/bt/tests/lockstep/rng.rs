@@ -1,6 +1,7 @@
 //! A small seeded generator (splitmix64) and the values that find bugs.
 
 /// The generator: one per program, so that a program is its seed.
+#[derive(Clone)]
 pub struct Rng(u64);
 
 impl Rng {

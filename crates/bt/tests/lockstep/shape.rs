@@ -2,7 +2,7 @@
 //! handlers, the frame of an exception.
 
 use crate::world::{
-    CODE_AT, CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder, STUBS,
+    CODE_AT, CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder, STUBS, TABLES,
     TRANSPARENT, TSS, UCODE, UDATA, World, descriptor,
 };
 use mem::Gpa;
@@ -139,7 +139,7 @@ impl Frame {
         let esp = read(STACK_NOTE);
         let count = if bus.shape.user { 5 } else { 3 };
         // EAX, the vector, the error code, the frame.
-        let place = |n: u64| bus.physical((esp + 4 * n) & 0xffff_ffff);
+        let place = |n: u64| bus.physical(TABLES, (esp + 4 * n) & 0xffff_ffff);
         let mut words = [0, 0, 0, esp, 0];
         let at: Vec<u64> = (3..3 + count).map(place).collect();
         for (word, at) in words.iter_mut().zip(&at) {

@@ -128,16 +128,22 @@ impl Recorder {
         self.ram.write_word(Gpa(at), value).expect("RAM");
     }
 
-    /// Where a linear address is, for the supervisor of a 32-bit kernel.
-    pub fn physical(&self, linear: u64) -> u64 {
+    /// Where the tables at `root` have a linear address, whatever the rights.
+    pub fn physical(&self, root: u64, linear: u64) -> u64 {
         let (shifts, bits) = self.shape.levels();
-        let size = if self.shape.pae { 8 } else { 4 };
-        let mut table = TABLES;
-        for shift in shifts.iter().chain(&[12]) {
+        let size = if bits == 9 { 8 } else { 4 };
+        let mut table = root;
+        for shift in shifts {
             let at = table + size * (linear >> shift & ((1 << bits) - 1));
-            table = u64::from(self.ram.read_word::<u32>(Gpa(at)).unwrap_or(0)) & !0xfff;
+            let entry = u64::from(self.ram.read_word::<u32>(Gpa(at)).unwrap_or(0));
+            if *shift == 21 && entry & LARGE_BIT != 0 {
+                return entry & !0x1f_ffff | linear & 0x1f_ffff;
+            }
+            table = entry & !0xfff;
         }
-        table | linear & 0xfff
+        let at = table + size * (linear >> 12 & ((1 << bits) - 1));
+        let entry = u64::from(self.ram.read_word::<u32>(Gpa(at)).unwrap_or(0));
+        entry & !0xfff | linear & 0xfff
     }
 
     /// Records an exception and leads the program past it.
@@ -321,7 +327,8 @@ const U: u64 = 4;
 const NX: u64 = 1 << 63;
 const G: u64 = 1 << 8;
 /// The entry (accessed and dirty) of the large global page that holds the program where its supervisor runs it.
-const LARGE: u64 = P | W | G | 7 << 5;
+const LARGE: u64 = P | W | G | 3 << 5 | LARGE_BIT;
+const LARGE_BIT: u64 = 1 << 7;
 
 /// Paging entries that programs write: where the supervisor has them.
 #[derive(Clone, Copy)]
