@@ -2,7 +2,8 @@
 //! put; some overwrite themselves or return into their data, and what they meet there the generator
 //! has not chosen. So after a difference the program is run again, and the interpreter is followed
 //! instruction by instruction: an answer that hangs on undefined flags, on x87's pointers or on
-//! the last place of an approximation is no fault of the translator.
+//! the last place of an approximation is no fault of the translator; nor that a program notices
+//! interrupts which nobody asked for when it has overwritten the descriptor of their code segment.
 
 use crate::generate::{Program, is_approximate, is_storing_pointers};
 use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, World};
@@ -42,6 +43,13 @@ impl Doubt {
     /// The reason not to count a difference, if there is one.
     pub fn why(&self) -> Option<&str> {
         self.why.as_deref()
+    }
+
+    /// At a synchronisation point, or where the program has come to an end otherwise.
+    pub fn at_point(&mut self, w: &World) {
+        if w.shape.storm && w.notices_interrupts() && self.why.is_none() {
+            self.why = Some("a store to what interrupts are delivered by".into());
+        }
     }
 
     /// Before a step of the interpreter.

@@ -25,6 +25,8 @@ const SYSCALL: u64 = 0x9200;
 /// The vector of interrupts that nobody asked for, and their handler.
 const STORM: u8 = 0x38;
 const STORM_AT: u64 = 0x9300;
+/// What interrupts are delivered by: the tables, and code of the handlers.
+const DELIVERY: std::ops::Range<u64> = GDT..NOTES;
 /// What the handlers leave: CR2, counts, a vector register.
 pub const NOTES: u64 = 0x9800;
 /// Top of the stack of exceptions, of interrupts, of CPL 0.
@@ -301,6 +303,8 @@ pub struct World {
     next_table: u64,
     /// The entry of the large page with the program, and its value as that of a table.
     frame: (u64, u64),
+    /// What [`DELIVERY`] has held at first.
+    delivery: Vec<u8>,
 }
 
 fn segment(selector: u16, attributes: u16) -> Segment {
@@ -373,6 +377,7 @@ impl World {
             shape,
             next_table: TABLES + 0x1000,
             frame: (0, 0),
+            delivery: Vec::new(),
         };
         if shape.long {
             w.tables();
@@ -394,7 +399,19 @@ impl World {
         w.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
         w.bytes(TSS + 0x2068, &[0xff; 8]);
         w.map_all();
+        w.delivery = w.delivery();
         w
+    }
+
+    fn delivery(&self) -> Vec<u8> {
+        let mut bytes = vec![0; (DELIVERY.end - DELIVERY.start) as usize];
+        self.ram.read(Gpa(DELIVERY.start), &mut bytes).expect("RAM");
+        bytes
+    }
+
+    /// Programs have written to what interrupts are delivered by.
+    pub fn notices_interrupts(&self) -> bool {
+        self.delivery() != self.delivery
     }
 
     pub fn quad(&self, at: u64, value: u64) {
