@@ -9,6 +9,7 @@ use crate::generate::{Program, is_approximate, is_storing_pointers};
 use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, World};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, RflagsBits};
 use mem::Gpa;
+use x86::Counters;
 use x86::state::cr0;
 
 /// The flags that instructions compute.
@@ -28,6 +29,8 @@ pub struct Doubt {
     pushed: u32,
     /// Why no difference counts any more.
     why: Option<String>,
+    /// There are such flags where the two are compared.
+    open: bool,
 }
 
 /// An instruction about to run, and what had happened before.
@@ -36,17 +39,19 @@ pub struct Step {
     /// The program has it there, and so.
     own: bool,
     pointers: bool,
-    events: [u64; 2],
+    before: Counters,
 }
 
 impl Doubt {
     /// The reason not to count a difference, if there is one.
     pub fn why(&self) -> Option<&str> {
-        self.why.as_deref()
+        let open = self.open.then_some("what leaves flags undefined");
+        self.why.as_deref().or(open)
     }
 
     /// At a synchronisation point, or where the program has come to an end otherwise.
     pub fn at_point(&mut self, w: &World) {
+        self.open = self.undefined != 0;
         if w.shape.storm && w.notices_interrupts() && self.why.is_none() {
             self.why = Some("a store to what interrupts are delivered by".into());
         }
@@ -82,17 +87,24 @@ impl Doubt {
             instruction,
             own,
             pointers: (x87.ip | x87.dp, x87.opcode) != (0, 0),
-            events: events(w),
+            before: w.vcpu.counters(),
         }
     }
 
     /// After it.
     pub fn after(&mut self, w: &World, step: &Step) {
-        let (i, now) = (&step.instruction, events(w));
-        if now != step.events {
-            // The handler of an exception puts flags of its own into the frame.
-            let interrupted = now[0] == step.events[0];
-            self.pushed = if interrupted { self.undefined } else { 0 };
+        let (i, was, now) = (&step.instruction, step.before, w.vcpu.counters());
+        // The handler of an exception puts flags of its own into the frame.
+        if now.exceptions != was.exceptions {
+            self.pushed = 0;
+            return;
+        }
+        if now.interrupts != was.interrupts {
+            self.pushed = self.undefined;
+            return;
+        }
+        if now.instructions == was.instructions {
+            // It stands behind HLT.
             return;
         }
         let m = i.mnemonic();
@@ -151,12 +163,6 @@ fn is_restoring_flags(m: Mnemonic) -> bool {
     matches!(m, Iret | Iretd | Iretq | Popf | Popfd | Popfq | Sysretq)
 }
 
-/// Exceptions and interrupts so far.
-fn events(w: &World) -> [u64; 2] {
-    let counters = w.vcpu.counters();
-    [counters.exceptions, counters.interrupts]
-}
-
 fn kernel_bits(w: &World) -> u32 {
     if w.shape.long { 64 } else { 32 }
 }
@@ -210,7 +216,9 @@ mod tests {
         let mut doubt = Some(Doubt::default());
         let stop = interpret(&mut w, &program, &mut 0, &mut doubt);
         assert_eq!(stop, Stop::Requested);
-        doubt?.why().map(str::to_owned)
+        let mut doubt = doubt?;
+        doubt.at_point(&w);
+        doubt.why().map(str::to_owned)
     }
 
     #[test]
@@ -224,6 +232,9 @@ mod tests {
             a.nop()
         });
         assert!(why.unwrap().contains("reads undefined flags"));
+        // They are compared at the end.
+        let why = said_of(true, |a| a.imul_2(eax, ecx));
+        assert!(why.unwrap().contains("leaves flags undefined"));
         let why = said_of(true, |a| {
             let mut next = a.create_label();
             // CF and OF it defines.

@@ -597,11 +597,14 @@ fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
         _ => Shape::protected(rng.chance(50), rng.chance(50)),
     };
     compare(400, shape);
+    if number("MOINHO_SEED").is_some() {
+        return;
+    }
     // An operand of FS or GS that ends beyond the segment.
-    compare_from(&[Options::default()], 777_410, 1, shape);
-    compare_from(&[Options::default()], 774_078, 1, shape);
+    let ends = [777_410, 774_078];
     // Out of the program into data: FNSTENV, INTO and a jump by flags that are undefined.
-    for seed in [812_110, 877_742, 912_295] {
+    let departs = [812_110, 877_742, 912_295];
+    for seed in ends.into_iter().chain(departs) {
         compare_from(&[Options::default()], seed, 1, shape);
     }
 }
