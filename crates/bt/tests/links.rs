@@ -690,6 +690,32 @@ fn a_restore_with_a_bad_mxcsr_changes_nothing() {
 }
 
 /// Each calls on and on, with its own number, and goes to the other's stack in the midst of it.
+/// The furthest place that an instruction at a page's end reaches forwards is more than two GiB from
+/// the page's beginning. Backwards there is no such place.
+#[test]
+fn operands_and_jumps_reach_as_far_from_the_page_as_the_instruction_does() {
+    const AT: u64 = CODE + 0xf00;
+    const REACH: u64 = i32::MAX as u64;
+    under_each(|rig, _| {
+        // lea rbx, [rip + REACH]; to the end if ECX is one; jmp rip + REACH, where nothing is.
+        let mut code = vec![0x48, 0x8d, 0x1d, 0xff, 0xff, 0xff, 0x7f];
+        let lea = AT + code.len() as u64;
+        code.extend([0xff, 0xc9, 0x74, 5, 0xe9, 0xff, 0xff, 0xff, 0x7f]);
+        let jump = AT + code.len() as u64;
+        code.extend([0xe6, END as u8]);
+        rig.ram.write(Gpa(AT), &code).unwrap();
+        let mut state = rig.start(AT);
+        state.gpr[1] = 1;
+        rig.run_from(&state);
+        assert_eq!(rig.vcpu.state().gpr[3], lea + REACH);
+        // A page fault there, with no handler for it.
+        state.gpr[1] = 2;
+        rig.vcpu.set_state(&state).unwrap();
+        assert_eq!(rig.vcpu.run(&mut rig.bus, u64::MAX), Stop::Shutdown);
+        assert_eq!(rig.vcpu.state().cr2, jump + REACH);
+    });
+}
+
 #[test]
 fn xgetbv_knows_which_state_translated_code_has_in_use() {
     under_each(|rig, _| {

@@ -208,11 +208,17 @@ impl Building<'_, '_> {
             return self.asm.mov_imm(register, page.wrapping_add(offset));
         }
         self.asm.load(register, field::page);
-        let mem = Mem::base(register, offset as i32);
         if self.source.view.is_32bit() {
-            self.asm.lea32(register, mem);
-        } else {
-            self.asm.lea(register, mem);
+            let mem = Mem::base(register, offset as i32);
+            return self.asm.lea32(register, mem);
+        }
+        // Two GiB forwards from the instruction may be more than that from the page.
+        let offset = offset as i64;
+        let near = offset.min(i32::MAX.into());
+        self.asm.lea(register, Mem::base(register, near as i32));
+        if near != offset {
+            let rest = Mem::base(register, (offset - near) as i32);
+            self.asm.lea(register, rest);
         }
     }
 
