@@ -3,10 +3,11 @@
 //! has not chosen. So after a difference the program is run again, and the interpreter is followed
 //! instruction by instruction: an answer that hangs on undefined flags, on x87's pointers or on
 //! the last place of an approximation is no fault of the translator; nor that a program notices
-//! interrupts which nobody asked for when it has overwritten the descriptor of their code segment.
+//! interrupts which nobody asked for when it has overwritten the descriptor of their code segment,
+//! or what a TLB still knows when it has written to page tables by chance.
 
 use crate::generate::{Program, is_approximate, is_storing_pointers};
-use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, World};
+use crate::world::{CODE, CODE_ALIAS, CODE_AT, CODE_PAGES, Entries, World, device};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, RflagsBits};
 use mem::Gpa;
 use x86::Counters;
@@ -19,6 +20,9 @@ const ARITHMETIC: u32 = RflagsBits::OF
     | RflagsBits::AF
     | RflagsBits::CF
     | RflagsBits::PF;
+
+/// XSAVE and the stores that wipe its pointers.
+const WIPING: usize = 6;
 
 /// What is known of the program that runs.
 #[derive(Default)]
@@ -36,8 +40,9 @@ pub struct Doubt {
 /// An instruction about to run, and what had happened before.
 pub struct Step {
     instruction: Instruction,
-    /// The program has it there, and so.
+    /// The program has it there, and so, and what wipes pointers behind it.
     own: bool,
+    /// x87's pointers are not all zero.
     pointers: bool,
     before: Counters,
 }
@@ -50,11 +55,18 @@ impl Doubt {
     }
 
     /// At a synchronisation point, or where the program has come to an end otherwise.
-    pub fn at_point(&mut self, w: &World) {
+    pub fn at_point(&mut self, w: &World, entries: &Entries) {
         self.open = self.undefined != 0;
-        if w.shape.storm && w.notices_interrupts() && self.why.is_none() {
-            self.why = Some("a store to what interrupts are delivered by".into());
+        if w.shape.storm && w.notices_interrupts() {
+            self.doubt("a store to what interrupts are delivered by");
         }
+        if w.has_other_tables(entries) {
+            self.doubt("a store to page tables");
+        }
+    }
+
+    fn doubt(&mut self, why: &str) {
+        self.why.get_or_insert_with(|| why.into());
     }
 
     /// Before a step of the interpreter.
@@ -67,7 +79,8 @@ impl Doubt {
                 0 => linear,
                 _ => w.bus.physical(s.cr3 & 0xf_ffff_f000, linear),
             };
-            *byte = w.ram.read_word(Gpa(at)).unwrap_or(0);
+            let word = w.ram.read_word(Gpa(at));
+            *byte = word.unwrap_or_else(|_| device(Gpa(at), 1) as u8);
         }
         let bits = if s.cpl == 3 {
             w.shape.bits()
@@ -79,14 +92,15 @@ impl Doubt {
         let into = bases.map(|base| s.rip.wrapping_sub(base));
         let into = into.into_iter().find(|at| *at < CODE_PAGES << 12);
         let own = into.is_some_and(|at| {
-            let original = p.bytes.iter().find(|(start, _)| *start == at);
-            original.is_some_and(|(_, original)| bytes.starts_with(original))
+            let first = p.bytes.iter().position(|(start, _)| *start == at);
+            let behind = first.map(|n| p.bytes[n..].iter().take(WIPING));
+            behind.is_some_and(|mut all| all.all(|(at, bytes)| holds(w, *at, bytes)))
         });
         let x87 = s.x87;
         Step {
             instruction,
             own,
-            pointers: (x87.ip | x87.dp, x87.opcode) != (0, 0),
+            pointers: (x87.ip | x87.dp, x87.opcode | x87.cs | x87.ds) != (0, 0),
             before: w.vcpu.counters(),
         }
     }
@@ -117,8 +131,8 @@ impl Doubt {
             }
             _ => None,
         };
-        if let (None, Some(why)) = (&self.why, why) {
-            self.why = Some(format!("`{i}` at {:x}, which {why}", i.ip()));
+        if let Some(why) = why {
+            self.doubt(&format!("`{i}` at {:x}, which {why}", i.ip()));
         }
         if is_restoring_flags(m) {
             self.undefined = if i.ip() >= w.shape.high() {
@@ -163,6 +177,13 @@ fn is_restoring_flags(m: Mnemonic) -> bool {
     matches!(m, Iret | Iretd | Iretq | Popf | Popfd | Popfq | Sysretq)
 }
 
+/// Code has these bytes at an offset.
+fn holds(w: &World, at: u64, bytes: &[u8]) -> bool {
+    let mut now = [0; 15];
+    let now = &mut now[..bytes.len()];
+    w.ram.read(Gpa(CODE_AT + at), now).is_ok() && now == bytes
+}
+
 fn kernel_bits(w: &World) -> u32 {
     if w.shape.long { 64 } else { 32 }
 }
@@ -173,10 +194,11 @@ mod tests {
     use crate::generate::Program;
     use crate::rng::Rng;
     use crate::shape::Shape;
-    use crate::world::{CODE, DATA_LOW, World};
+    use crate::world::{CODE, DATA_LOW, TABLES, World};
     use crate::{interpret, load};
     use iced_x86::IcedError;
     use iced_x86::code_asm::*;
+    use mem::Gpa;
     use x86::Stop;
     use x86::interp::Interpreter;
 
@@ -217,7 +239,7 @@ mod tests {
         let stop = interpret(&mut w, &program, &mut 0, &mut doubt);
         assert_eq!(stop, Stop::Requested);
         let mut doubt = doubt?;
-        doubt.at_point(&w);
+        doubt.at_point(&w, &World::entries(w.shape));
         doubt.why().map(str::to_owned)
     }
 
@@ -275,6 +297,23 @@ mod tests {
                 a.fnstenv(ptr(DATA_LOW))
             });
             assert_eq!(why.is_some(), expected, "{own} {used}: {why:?}");
+        }
+    }
+
+    #[test]
+    fn page_tables_may_change_where_programs_are_given_an_entry_and_by_use() {
+        for shape in [Shape::hard(false, true), Shape::protected(false, false)] {
+            let w = World::new(&Interpreter, shape);
+            let entries = World::entries(shape);
+            let moving = entries.moving.wrapping_sub(shape.high());
+            w.bytes(moving, &[0]);
+            w.bytes(
+                TABLES,
+                &[0x20 | w.ram.read_word::<u8>(Gpa(TABLES)).unwrap()],
+            );
+            assert!(!w.has_other_tables(&entries));
+            w.bytes(TABLES + 0x801, &[0xff]);
+            assert!(w.has_other_tables(&entries));
         }
     }
 }

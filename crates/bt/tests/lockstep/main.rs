@@ -347,7 +347,7 @@ impl Pair {
                 break;
             }
             if let Some(doubt) = &mut self.doubt {
-                doubt.at_point(&self.interp);
+                doubt.at_point(&self.interp, &self.entries);
             }
             let got = translate(&mut self.bt, watch);
             c.points += 1;

@@ -27,6 +27,8 @@ const STORM: u8 = 0x38;
 const STORM_AT: u64 = 0x9300;
 /// What interrupts are delivered by: the tables, and code of the handlers.
 const DELIVERY: std::ops::Range<u64> = GDT..NOTES;
+/// Page tables.
+const PAGING: std::ops::Range<u64> = TABLES..CODE_AT;
 /// What the handlers leave: CR2, counts, a vector register.
 pub const NOTES: u64 = 0x9800;
 /// Top of the stack of exceptions, of interrupts, of CPL 0.
@@ -215,10 +217,15 @@ impl Recorder {
     }
 }
 
+/// What a device says at an address.
+pub fn device(at: Gpa, size: u8) -> u64 {
+    at.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 8 * u32::from(size))
+}
+
 impl Bus for Recorder {
     fn mmio_read(&mut self, at: Gpa, size: u8) -> u64 {
         self.note(Event::Mmio(at.0, size, None));
-        at.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 8 * u32::from(size))
+        device(at, size)
     }
     fn mmio_write(&mut self, at: Gpa, size: u8, value: u64) {
         self.note(Event::Mmio(at.0, size, Some(value)));
@@ -303,8 +310,9 @@ pub struct World {
     next_table: u64,
     /// The entry of the large page with the program, and its value as that of a table.
     frame: (u64, u64),
-    /// What [`DELIVERY`] has held at first.
-    delivery: Vec<u8>,
+    /// What [`DELIVERY`] and [`PAGING`] have held at first.
+    delivery: Vec<u64>,
+    paging: Vec<u64>,
 }
 
 fn segment(selector: u16, attributes: u16) -> Segment {
@@ -333,6 +341,8 @@ const G: u64 = 1 << 8;
 /// The entry (accessed and dirty) of the large global page that holds the program where its supervisor runs it.
 const LARGE: u64 = P | W | G | 3 << 5 | LARGE_BIT;
 const LARGE_BIT: u64 = 1 << 7;
+/// Those bits of one entry of eight bytes, or of two of four.
+const ACCESSED_DIRTY: u64 = 0x60_0000_0060;
 
 /// Paging entries that programs write: where the supervisor has them.
 #[derive(Clone, Copy)]
@@ -378,6 +388,7 @@ impl World {
             next_table: TABLES + 0x1000,
             frame: (0, 0),
             delivery: Vec::new(),
+            paging: Vec::new(),
         };
         if shape.long {
             w.tables();
@@ -399,19 +410,27 @@ impl World {
         w.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
         w.bytes(TSS + 0x2068, &[0xff; 8]);
         w.map_all();
-        w.delivery = w.delivery();
+        (w.delivery, w.paging) = (w.quads(DELIVERY), w.quads(PAGING));
         w
     }
 
-    fn delivery(&self) -> Vec<u8> {
-        let mut bytes = vec![0; (DELIVERY.end - DELIVERY.start) as usize];
-        self.ram.read(Gpa(DELIVERY.start), &mut bytes).expect("RAM");
-        bytes
+    fn quads(&self, at: std::ops::Range<u64>) -> Vec<u64> {
+        at.step_by(8).map(|at| self.bus.quad(at)).collect()
     }
 
     /// Programs have written to what interrupts are delivered by.
     pub fn notices_interrupts(&self) -> bool {
-        self.delivery() != self.delivery
+        self.quads(DELIVERY) != self.delivery
+    }
+
+    /// Programs have written to page tables, but for the entries that they are given to write: nobody
+    /// has flushed what a TLB knows of that.
+    pub fn has_other_tables(&self, entries: &Entries) -> bool {
+        let given = [entries.moving, entries.frame.0].map(|at| at.wrapping_sub(self.shape.high()));
+        let now = self.quads(PAGING);
+        let both = PAGING.step_by(8).zip(now.iter().zip(&self.paging));
+        both.filter(|(at, _)| !given.map(|at| at & !7).contains(at))
+            .any(|(_, (a, b))| (a ^ b) & !ACCESSED_DIRTY != 0)
     }
 
     pub fn quad(&self, at: u64, value: u64) {
