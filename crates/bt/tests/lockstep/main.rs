@@ -489,6 +489,9 @@ fn compare_from(
             if let Some(why) = followed.doubt().filter(|_| same) {
                 c.doubtful += 1;
                 println!("seed {seed}, program {n}: differs after {why}");
+                if seeds == 1 {
+                    println!("{report}");
+                }
             } else {
                 println!(
                     "seed {seed}, program {n}, {shape:?}, {:?}: {report}\nagain: MOINHO_SEED={seed} MOINHO_SEEDS=1\n",
