@@ -113,10 +113,13 @@ pub enum View {
     KernelUser32 = 4,
     /// As [`View::User`], 32-bit code.
     User32 = 5,
+    /// As [`View::User`], and accesses go through the window ([`crate::window`]): code of its own,
+    /// with the software TLB of [`View::User`] for what does not.
+    Window = 6,
 }
 
 /// How many views there are.
-pub const VIEWS: usize = 6;
+pub const VIEWS: usize = 7;
 
 impl View {
     /// All of them, by their numbers.
@@ -127,10 +130,18 @@ impl View {
         View::Kernel32,
         View::KernelUser32,
         View::User32,
+        View::Window,
     ];
     /// CPL 3.
     pub fn is_user(self) -> bool {
-        matches!(self, View::User | View::User32)
+        matches!(self, View::User | View::User32 | View::Window)
+    }
+    /// The view whose software TLB this one uses.
+    pub const fn data(self) -> View {
+        match self {
+            View::Window => View::User,
+            other => other,
+        }
     }
     /// 32-bit code: addresses and RIP wrap at 4 GiB.
     pub fn is_32bit(self) -> bool {
@@ -158,7 +169,7 @@ impl View {
     /// and its stacks are small and many: Linux has one of 16 KiB in every 32 for each task.
     pub const fn call_mask(self) -> u64 {
         match self {
-            View::User | View::User32 => 0x1ff0,
+            View::User | View::User32 | View::Window => 0x1ff0,
             _ => 0x87f8,
         }
     }
@@ -233,6 +244,22 @@ const _: () = {
 
 /// Entries of a branch table that are marked together.
 pub const BRANCH_GROUP: usize = 8;
+
+/// See [`Area::fault`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Fault {
+    /// Of translated code.
+    pub r10: u64,
+    /// See `r10`.
+    pub r11: u64,
+    /// Host address of the access; zero if the host does not know it.
+    pub address: u64,
+    /// As the processor pushed it.
+    pub code: u64,
+    /// Host address of the instruction.
+    pub at: u64,
+}
 
 /// See the module. Made by [`crate::areas`].
 #[repr(C)]
@@ -346,6 +373,18 @@ pub struct Area {
     pub host_rsp: u64,
     /// Where to jump on entering.
     pub target: u64,
+    /// What FS adds to an address while translated code runs: the way into the window, if user code
+    /// of this address space goes through it; zero if not.
+    pub window: u64,
+    /// That negated: added to an address of this process it makes one that FS leads back from.
+    pub from_window: u64,
+    /// The bit of an address that the window is for, for PEXT.
+    pub window_bit: u64,
+    /// The host's FS base.
+    pub host_fs: u64,
+    /// R10 and R11 at a host fault, its address and its error code (bit 1: a write), and where to go
+    /// on: for code that goes through the window.
+    pub fault: Fault,
     /// FS base of the guest.
     pub fs_base: u64,
     /// GS base of the guest.
@@ -412,7 +451,7 @@ impl Area {
     }
     /// Displacement of the read table of a view.
     pub const fn read_table(view: View) -> i32 {
-        (Self::tables(view) + offset_of!(Tables, data.read)) as i32
+        (Self::tables(view.data()) + offset_of!(Tables, data.read)) as i32
     }
     /// The one of the two below for an access.
     pub const fn table(view: View, access: Access) -> i32 {
@@ -423,12 +462,12 @@ impl Area {
     }
     /// Displacement of the write table of a view.
     pub const fn write_table(view: View) -> i32 {
-        (Self::tables(view) + offset_of!(Tables, data.write)) as i32
+        (Self::tables(view.data()) + offset_of!(Tables, data.write)) as i32
     }
     /// Displacement of one of the entries for the stack of a view.
     pub const fn stack_slot(view: View, access: Access, slot: usize) -> i32 {
         let write = matches!(access, Access::Write) as usize;
-        let slots = Self::tables(view) + offset_of!(Tables, data.stack);
+        let slots = Self::tables(view.data()) + offset_of!(Tables, data.stack);
         (slots + (write * STACK_SLOTS + slot) * size_of::<TlbEntry>()) as i32
     }
     /// Displacement of the branch table of a view.
@@ -611,6 +650,8 @@ impl Area {
         self.code_mask = (CODE_PAGE_ENTRIES as u64 - 1) << 12;
         self.page_mask = !0xfff;
         self.bit_mask = 63;
+        self.window_bit = 1 << crate::window::BIT;
+        self.from_window = crate::window::BASE.wrapping_neg();
         self.host_flags = crate::vcpu::HOST_FLAGS;
         self.call_masks = View::ALL.map(View::call_mask);
         self.no_stub = no_stub;
@@ -622,10 +663,11 @@ impl Area {
     pub fn prepare(&mut self, narrow: bool) {
         for view in View::ALL {
             let (n, bit) = (view as usize, 1 << view as u32);
-            if view.is_32bit() != narrow {
+            // The window's are prepared when the first address space gets it.
+            if view.is_32bit() != narrow || view == View::Window && self.window == 0 {
                 continue;
             }
-            if self.data_ready & bit == 0 {
+            if self.data_ready & bit == 0 && view.data() == view {
                 self.tables[n].data.fill();
             }
             if self.code_ready & bit == 0 {

@@ -31,7 +31,7 @@
 use crate::area::{CODE_PAGE_ENTRIES, branch_slot};
 use crate::block::Kind;
 use crate::translate::{NO_SITE, reason};
-use crate::vcpu::{BtVcpu, view};
+use crate::vcpu::BtVcpu;
 use iced_x86::{
     CodeSize, Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
 };
@@ -172,8 +172,8 @@ impl BtVcpu {
     }
 
     fn look_at_tables(&mut self) -> [Option<u32>; 2] {
-        let cpu = self.interp.cpu();
-        let (rip, view) = (cpu.s.rip, view(cpu));
+        let view = self.view();
+        let rip = self.interp.cpu().s.rip;
         let tables = &self.area.tables[view as usize];
         let entry = tables.code.branch[branch_slot(rip)];
         let known = entry.negated_rip.wrapping_add(rip) == 0 && entry.host != 0;

@@ -31,9 +31,14 @@ pub struct Mem {
     pub index: Option<(u8, u8)>,
     /// Displacement.
     pub disp: i32,
-    /// Relative to `gs`.
-    pub gs: bool,
+    /// The prefix of its segment, [`GS`] or [`FS`], or zero.
+    pub segment: u8,
 }
+
+/// The prefix of `gs`: the area.
+pub const GS: u8 = 0x65;
+/// The prefix of `fs`: the window ([`crate::window`]).
+pub const FS: u8 = 0x64;
 
 impl Mem {
     /// `gs:[disp]`.
@@ -42,7 +47,7 @@ impl Mem {
             base: None,
             index: None,
             disp,
-            gs: true,
+            segment: GS,
         }
     }
     /// `gs:[index * 8 + disp]`.
@@ -51,7 +56,7 @@ impl Mem {
             base: None,
             index: Some((index, 3)),
             disp,
-            gs: true,
+            segment: GS,
         }
     }
     /// `gs:[base + disp]`.
@@ -60,7 +65,7 @@ impl Mem {
             base: Some(base),
             index: None,
             disp,
-            gs: true,
+            segment: GS,
         }
     }
     /// `[base + disp]`.
@@ -69,7 +74,7 @@ impl Mem {
             base: Some(base),
             index: None,
             disp,
-            gs: false,
+            segment: 0,
         }
     }
     /// `[base + index]`.
@@ -78,7 +83,7 @@ impl Mem {
             base: Some(base),
             index: Some((index, 0)),
             disp: 0,
-            gs: false,
+            segment: 0,
         }
     }
 }
@@ -193,8 +198,8 @@ impl Asm {
     /// `[prefix] [REX] opcode modrm` with a memory operand.
     fn with_mem(&mut self, prefix: Option<u8>, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
         let mut head = Head::default();
-        if mem.gs {
-            head.push(0x65);
+        if mem.segment != 0 {
+            head.push(mem.segment);
         }
         if let Some(prefix) = prefix {
             head.push(prefix);
@@ -351,6 +356,11 @@ impl Asm {
         let byte2 = 0x80 | (!from & 15) << 3 | 2;
         self.put(&[0x65, 0xc4, byte1, byte2, 0xf5]);
         self.modrm(to, Mem::gs(disp));
+    }
+
+    /// `bt reg, bit`: CF is the bit; the other flags are lost.
+    pub fn bt(&mut self, reg: u8, bit: u8) {
+        self.put(&[0x48 | reg >> 3, 0x0f, 0xba, 0xe0 | reg & 7, bit]);
     }
 
     /// `pdep to, from, gs:[disp]`: no flags.

@@ -4,6 +4,7 @@ use crate::dump::Dump;
 use crate::perfmap::PerfMap;
 use crate::switches::Switches;
 use crate::vcpu::BtVcpu;
+use core::time::Duration;
 use iced_x86::CpuidFeature;
 use mem::{GuestMemory, RamOffset};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -89,11 +90,20 @@ pub struct Options {
     pub dump: Option<Arc<Dump>>,
     /// Bytes of each processor's code cache; [`CODE_CACHE`] if not given.
     pub code_cache: Option<usize>,
+    /// How long a program must compute before its memory is checked by the host's MMU; tests want it
+    /// to be at once.
+    pub window_after: Option<Duration>,
     /// Where blocks are named for perf.
     pub perf_map: Option<Arc<PerfMap>>,
 }
 
 impl Options {
+    /// See the field; `None` if that is off.
+    pub(crate) fn window_after(&self) -> Option<Duration> {
+        let after = self.window_after.unwrap_or(crate::vcpu::LONG);
+        self.switches.window.then_some(after)
+    }
+
     /// Translated code counts.
     pub(crate) fn counts(&self) -> bool {
         self.count || self.dump.is_some()

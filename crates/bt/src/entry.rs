@@ -2,7 +2,9 @@
 //!
 //! Translated code runs with the guest's registers in the host's, all of them but R10 and R11,
 //! and RSP among them: there is no host stack. So the thread blocks all signals, and the two that
-//! the code itself can raise (SIGFPE, SIGSEGV) have a stack of their own.
+//! the code itself can raise (SIGFPE, SIGSEGV) have a stack of their own. Where user code goes
+//! through the window ([`crate::window`]) FS is the way there: no Rust code runs until it is the
+//! host's again, since thread-locals are behind it.
 
 use crate::area::Area;
 use core::arch::global_asm;
@@ -66,6 +68,11 @@ global_asm!(
     "vmovups ymm13, gs:[{vector} + 416]",
     "vmovups ymm14, gs:[{vector} + 448]",
     "vmovups ymm15, gs:[{vector} + 480]",
+    "mov rax, gs:[{window}]",
+    "test rax, rax",
+    "jz 2f",
+    "wrfsbase rax",
+    "2:",
     "push qword ptr gs:[{flags}]",
     "popfq",
     "mov rax, gs:[{gpr}]",
@@ -103,6 +110,11 @@ global_asm!(
     "pushfq",
     "pop qword ptr gs:[{flags}]",
     "cld",
+    "cmp qword ptr gs:[{window}], 0",
+    "je 3f",
+    "mov rax, gs:[{host_fs}]",
+    "wrfsbase rax",
+    "3:",
     "stmxcsr gs:[{mxcsr}]",
     "ldmxcsr gs:[{mxcsr} + 4]",
     "vmovups gs:[{vector}], ymm0",
@@ -130,6 +142,8 @@ global_asm!(
     "pop rbx",
     "ret",
     host_rsp = const offset_of!(Area, host_rsp),
+    window = const offset_of!(Area, window),
+    host_fs = const offset_of!(Area, host_fs),
     mxcsr = const offset_of!(Area, mxcsr),
     vector = const offset_of!(Area, vector),
     flags = const offset_of!(Area, flags),

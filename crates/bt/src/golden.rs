@@ -358,6 +358,8 @@ impl Golden {
             cold: ORIGIN + 0x20_0000,
             counter: None,
             copies: false,
+            entry: None,
+            side: None,
         };
         let x = Exec {
             cpu: self.vcpu.cpu(),

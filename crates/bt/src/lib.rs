@@ -38,6 +38,7 @@ mod targets;
 mod translate;
 pub mod tsc;
 mod vcpu;
+mod window;
 
 pub use dump::Dump;
 pub use engine::{CODE_CACHE, CODE_CACHE_BOUNDS, Options, Translation};

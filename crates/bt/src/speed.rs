@@ -56,6 +56,8 @@ fn translation_speed() {
                     cold: 0x7000_0000_0000 + 0x20_0000,
                     counter: None,
                     copies: false,
+                    entry: None,
+                    side: None,
                 };
                 let x = Exec {
                     cpu: golden.vcpu.cpu(),

@@ -86,6 +86,8 @@ switches! {
     fixed = "fixed";
     /// looks ahead for flags from one page of such code to another
     fixed_flags = "fixed-flags";
+    /// has the host's MMU check user memory of a program that computes for long
+    window = "window";
     /// keeps what the kernel's tables hold of global pages from one address space to the next
     share = "share";
 }

@@ -27,6 +27,8 @@ mod shared;
 mod stack;
 mod strings;
 mod strings_32;
+mod through;
+mod values;
 
 use access::{Address, Checks, Holes, Restore, Slow, SlowPath};
 use branch::Calls;
@@ -36,6 +38,9 @@ use plain::{is_scan, names_high_byte, popped, sized, stolen};
 use remake::Remake;
 use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
+pub use through::Side;
+pub use values::Entry;
+use values::Values;
 
 use crate::area::{Area, TLB_ENTRIES, VIEWS, View};
 use crate::block::{Kind, Site};
@@ -134,6 +139,10 @@ pub struct Source<'a> {
     /// Accesses that are checked together may well not lie in one page: there are to be other
     /// copies of them, with a check for each ([`groups`], [`stack`]).
     pub copies: bool,
+    /// Which side of the window the page is on, in code of that view.
+    pub side: Option<Side>,
+    /// What is known where it begins to run, in the view that wants to know.
+    pub entry: Option<Entry<'a>>,
 }
 
 /// The result.
@@ -360,10 +369,15 @@ impl Translator {
         }
         let mut plan = take(&mut self.spare.plan);
         let grouping = self.switches.group && self.switches.short_check && self.switches.liveness;
-        if grouping && bits == 64 && joined.is_none() {
+        let through = source.view == View::Window;
+        if grouping && bits == 64 && joined.is_none() && !through {
             self.plan(&list, &needed, &mut plan);
         } else {
             plan.clear(list.len());
+        }
+        let mut again = Vec::new();
+        if through {
+            self.plan_again(&list, &mut again);
         }
         let spare = &mut self.spare;
         let mut map = take(&mut spare.output.map);
@@ -380,6 +394,16 @@ impl Translator {
             slow,
             live: false,
             remake: None,
+            first: true,
+            sides: core::array::from_fn(|n| (n == usize::from(RSP)).then_some((Side::High, 0))),
+            through: Mem::base(R11, 0),
+            again: false,
+            others: Vec::new(),
+            by_tlb: false,
+            values: source
+                .entry
+                .as_ref()
+                .map_or([None; 16], |e| e.gpr.map(Some)),
             rip: source.rip,
             code: Code::INVALID,
             vector: false,
@@ -407,6 +431,16 @@ impl Translator {
         let mut apart = Vec::new();
         let (mut together, mut runs) = (0, Vec::new());
         for (n, (i, class, at)) in list.iter().enumerate() {
+            if let Some((last, class, _)) = n.checked_sub(1).and_then(|n| list.get(n)) {
+                block.learn(last, *class);
+                if through {
+                    block.keep_sides(last, *class);
+                    if together == 0 {
+                        block.ask_stack(&list[n - 1..], needed[n] != 0);
+                    }
+                    block.first = false;
+                }
+            }
             map.push((block.asm.bytes.len() as u16, *at as u16));
             if together > 0 {
                 // Done with those before it.
@@ -414,6 +448,10 @@ impl Translator {
                 continue;
             }
             block.begin(i, needed[n], remakes[n]);
+            block.again = again.get(n).copied().unwrap_or(false);
+            if joined.is_none() {
+                block.ask_early(&list[n..], &needed[n..]);
+            }
             let run = block.stack_run(&list[n..], &plan.places[n..]);
             if run > 1 {
                 together = run - 1;
@@ -449,6 +487,11 @@ impl Translator {
         let (last, class, _) = list[count - 1];
         let left = class == Class::Interpret
             || done && class != Class::UserAccess && last.flow_control() == FlowControl::Next;
+        if !done && through {
+            let last = &list[count - 1..count];
+            block.keep_sides(&last[0].0, last[0].1);
+            block.ask_stack(last, after.next != 0 || !liveness);
+        }
         if !done {
             let next = list[count - 1].0.next_ip();
             block.go(next, after.next != 0);
@@ -541,6 +584,20 @@ struct Building<'t, 's> {
     live: bool,
     /// How they can be made again.
     remake: Option<Remake>,
+    /// It is the first instruction.
+    first: bool,
+    /// What is known of the sides of registers, and the place of the last access that went through
+    /// the window.
+    sides: through::Sides,
+    through: Mem,
+    /// What is behind the current instruction wants to know of its operand's base.
+    again: bool,
+    /// Code of instructions that stand twice.
+    others: Vec<u8>,
+    /// The current instruction's accesses go by the software TLB, whatever the view.
+    by_tlb: bool,
+    /// What registers hold the first time, where the view wants to know.
+    values: Values,
     rip: u64,
     code: Code,
     vector: bool,
@@ -578,6 +635,7 @@ impl Building<'_, '_> {
         self.code = i.code();
         self.live = needed != 0 || !self.t.switches.liveness;
         self.remake = remake;
+        self.by_tlb = false;
         // XSAVE and its kin are of no unit, and XGETBV says which state is in use.
         self.vector = i.is_save_restore_instruction()
             || i.code() == Code::Xgetbv
@@ -586,7 +644,23 @@ impl Building<'_, '_> {
 
     /// The place of the access that was checked last.
     fn place(&self) -> Mem {
-        Mem::base(R11, self.at)
+        self.place_at(0)
+    }
+
+    /// So many bytes from there.
+    fn place_at(&self, more: i32) -> Mem {
+        if self.by_window() {
+            return Mem {
+                disp: self.through.disp + more,
+                ..self.through
+            };
+        }
+        Mem::base(R11, self.at + more)
+    }
+
+    /// Accesses go through the window.
+    fn by_window(&self) -> bool {
+        self.source.view == View::Window && !self.by_tlb
     }
 
     /// The site of an access whose check is at the host address `retry`.
@@ -667,7 +741,8 @@ impl Building<'_, '_> {
             Class::Leave => {
                 self.check(Address::Stack(5, 0), Access::Read, 8);
                 // The load comes first: nothing has changed if the host faults at it.
-                self.asm.load(R10, Mem::base(R11, 0));
+                let place = self.place();
+                self.asm.load(R10, place);
                 self.asm.lea(RSP, Mem::base(5, 8));
                 self.asm.mov(5, R10);
             }

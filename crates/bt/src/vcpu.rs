@@ -4,6 +4,7 @@
 
 mod blocks;
 mod fixed;
+mod host_mmu;
 mod run;
 mod spaces;
 
@@ -20,8 +21,11 @@ use crate::pages::CodeCopies;
 use crate::signal;
 use crate::switches::Switches;
 use crate::targets::Targets;
-use crate::translate::{Exits, Translator, exits, reason};
+use crate::translate::{Exits, Side, Translator, exits, reason};
+use crate::window::BIT;
 use fixed::{Frames, NUMBER_BITS};
+use host_mmu::HostMmu;
+pub(crate) use host_mmu::LONG;
 use iced_x86::Code;
 use mem::GuestMemory;
 use std::collections::{HashMap, HashSet};
@@ -111,6 +115,9 @@ pub struct BtVcpu {
     pub(crate) translator: Translator,
     pub(crate) blocks: Blocks,
     frames: Frames,
+    host_mmu: HostMmu,
+    /// The FS base of the thread.
+    host_fs: u64,
     /// Regions of the code cache that hold something.
     filled: usize,
     /// Chooses the region that goes.
@@ -180,6 +187,14 @@ pub struct Stats {
     pub fixed: u64,
     /// Times some of these went because what they were made from was mapped otherwise.
     pub remapped: u64,
+    /// Times an address space was let into the window.
+    pub windows: u64,
+    /// Pages mapped there, with what is around them, because the host faulted.
+    pub window_fills: u64,
+    /// Pages there that were walked again after flushes.
+    pub window_walks: u64,
+    /// Accesses outside it, or past what it may hold, that the interpreter did.
+    pub window_missed: u64,
     /// Times translated code was left, by [`reason`].
     pub exits: [u64; reason::NAMES.len()],
 }
@@ -248,6 +263,8 @@ impl BtVcpu {
             translator: Translator::new(exits, Box::new(native), switches),
             blocks,
             frames: Frames::default(),
+            host_mmu: HostMmu::new(options.window_after()),
+            host_fs: 0,
             filled: 1,
             chance: 1,
             targets,
@@ -404,7 +421,7 @@ impl BtVcpu {
     }
 
     /// The machine's other processors.
-    fn others(&self) -> Vec<Arc<Peer>> {
+    pub(super) fn others(&self) -> Vec<Arc<Peer>> {
         let members = self.peers.members.lock();
         let members = members.unwrap_or_else(PoisonError::into_inner);
         let others = members.iter().filter(|p| !Arc::ptr_eq(p, &self.me));
@@ -417,6 +434,9 @@ impl BtVcpu {
             let cpu = self.interp.cpu();
             let why = cpu.attention & LASTING;
             let due = self.signals.get() & self.pin_mask();
+            if due != 0 || self.host_mmu.at_once() {
+                self.see_who_computes();
+            }
             if why != 0 || due != 0 {
                 if due & Signals::ENGINE != 0 {
                     self.signals.lower(Signals::ENGINE);
@@ -451,7 +471,9 @@ impl BtVcpu {
                 }
             }
             self.keep_up();
+            self.open_window();
             self.look_at_frames(bus);
+            self.look_at_window(bus);
             let promised = self.promised();
             let found = self.find(bus);
             let Some(block) = found else {
@@ -578,16 +600,51 @@ fn mode(x: &Exec<'_>, view: View) -> u64 {
         | bit(cr4::FSGSBASE) << 40
         | bit(cr4::TSD) << 41
         | bit(cr4::SMAP) << 42
+        | match Side::of(x.s.rip).filter(|_| view == View::Window) {
+            None => 0,
+            Some(Side::Low) => 1 << SIDE_SHIFT,
+            Some(Side::High) => 2 << SIDE_SHIFT,
+        }
+}
+
+/// Where the mode has the side of the window that code is on.
+const SIDE_SHIFT: u32 = 44;
+/// See [`SIDE_SHIFT`].
+const SIDE_BITS: u64 = 3 << SIDE_SHIFT;
+
+/// The side of the window that code of a mode is on.
+fn side_of(mode: u64) -> Option<Side> {
+    match (mode & SIDE_BITS) >> SIDE_SHIFT {
+        1 => Some(Side::Low),
+        2 => Some(Side::High),
+        _ => None,
+    }
 }
 
 /// The part of a mode that all views share: the view tells the size of code, the level is one value
 /// a view, and fixed code is reached only where it belongs.
 fn control(mode: u64) -> u64 {
-    mode & !(NUMBER_BITS | VIEW_BITS | 3 << 8 | 0xff)
+    mode & !(NUMBER_BITS | SIDE_BITS | VIEW_BITS | 3 << 8 | 0xff)
+}
+
+impl BtVcpu {
+    /// The view of the code that runs now.
+    pub(crate) fn view(&mut self) -> View {
+        let window = self.area.window != 0;
+        view_of_code(self.interp.cpu(), window)
+    }
+}
+
+/// The view of code where user code may go through the `window`: its stack must be there.
+fn view_of_code(cpu: &Cpu, window: bool) -> View {
+    match view(cpu) {
+        View::User if window && cpu.s.gpr[4] >> BIT & 1 != 0 => View::Window,
+        other => other,
+    }
 }
 
 /// With whose rights the program accesses data now, and the size of its code.
-pub(crate) fn view(cpu: &Cpu) -> View {
+fn view(cpu: &Cpu) -> View {
     let s = &cpu.s;
     let any = if cpu.is_64bit() {
         View::User
@@ -654,6 +711,9 @@ impl Vcpu for BtVcpu {
             resume: self.exits.fault,
         });
         signal::set_gs(std::ptr::from_ref(&*self.area) as u64);
+        if signal::has_fsgsbase() {
+            self.host_fs = signal::fs();
+        }
         // What is checked must come out the same twice: there RDTSC is the interpreter's.
         let rate = bus.tsc_rate().filter(|_| self.check.is_none());
         self.set_clock(rate);
@@ -697,6 +757,10 @@ impl Vcpu for BtVcpu {
             emptied,
             fixed,
             remapped,
+            windows,
+            window_fills,
+            window_walks,
+            window_missed,
             exits,
         } = self.stats;
         let mut all: Vec<(String, u64)> = [
@@ -721,6 +785,11 @@ impl Vcpu for BtVcpu {
             ("emptied", emptied),
             ("fixed", fixed),
             ("remapped", remapped),
+            ("windows", windows),
+            ("window_fills", window_fills),
+            ("window_walks", window_walks),
+            ("window_missed", window_missed),
+            ("window_pages", self.host_mmu.len() as u64),
         ]
         .map(|(name, n)| (name.into(), n))
         .into();

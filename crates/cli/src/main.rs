@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use vmm::images::ImageError;
 use vmm::spec::{BoardKind, ClockKind, MachineSpec, parse_size};
 use vmm::{Config, EngineChoice, Guest, TraceKinds, TraceTo, Translator, UserError};
@@ -92,6 +93,9 @@ struct Run {
     /// Translator: memory for translated code, of all processors together [default: 37; 32 for two, 23 for more]
     #[arg(long, value_name = "MIB")]
     bt_cache: Option<u32>,
+    /// Translator: a program that has computed for so long has its memory checked by the host's MMU [default: 20]
+    #[arg(long, value_name = "MS")]
+    bt_window: Option<u64>,
     /// Move the running guest to another engine after some seconds; may be repeated
     #[arg(long = "then", value_name = "ENGINE@SECONDS", hide = true)]
     moves: Vec<String>,
@@ -257,6 +261,7 @@ fn config(args: Run) -> Result<Config, UserError> {
             dump: args.dump_bt.clone(),
             perf_map: args.perf_map,
             cache_mib: args.bt_cache,
+            window_after: args.bt_window.map(Duration::from_millis),
         },
         moves: args
             .moves

@@ -1,5 +1,5 @@
-//! Where the bytes come from: an anonymous mapping of the Linux host, or a range that a
-//! bare-metal caller hands over.
+//! Where the bytes come from: a file in the memory of the Linux host, which an engine may map at
+//! other places, too, or a range that a bare-metal caller hands over.
 
 use core::ptr::NonNull;
 
@@ -7,8 +7,9 @@ use core::ptr::NonNull;
 pub(crate) struct Backing {
     pub(crate) base: NonNull<u8>,
     pub(crate) size: usize,
-    #[cfg_attr(not(feature = "host"), allow(dead_code))]
-    owned: bool,
+    /// What is mapped at `base`, if it was mapped here.
+    #[cfg(feature = "host")]
+    pub(crate) file: Option<rustix::fd::OwnedFd>,
 }
 
 // SAFETY: the bytes are plain memory that is only touched by single machine moves.
@@ -20,21 +21,26 @@ impl Backing {
     /// Maps `size` bytes of zeroes, taken from the host page by page as the guest touches them.
     #[cfg(feature = "host")]
     pub(crate) fn anonymous(size: usize) -> Option<Backing> {
-        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let file = memfd_create("moinho-ram", MemfdFlags::CLOEXEC).ok()?;
+        ftruncate(&file, size as u64).ok()?;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe {
-            mmap_anonymous(
+            mmap(
                 core::ptr::null_mut(),
                 size,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &file,
+                0,
             )
         }
         .ok()?;
         NonNull::new(base.cast()).map(|base| Backing {
             base,
             size,
-            owned: true,
+            file: Some(file),
         })
     }
 
@@ -47,7 +53,8 @@ impl Backing {
         Backing {
             base,
             size,
-            owned: false,
+            #[cfg(feature = "host")]
+            file: None,
         }
     }
 }
@@ -55,7 +62,7 @@ impl Backing {
 impl Drop for Backing {
     fn drop(&mut self) {
         #[cfg(feature = "host")]
-        if self.owned {
+        if self.file.is_some() {
             // SAFETY: mapped by `anonymous` with this size, and nobody holds a pointer past us.
             let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size) };
         }

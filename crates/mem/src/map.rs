@@ -121,6 +121,14 @@ impl GuestMemory {
         ))
     }
 
+    /// The descriptor of the file that is mapped at [`GuestMemory::base`], if there is one, open as long
+    /// as this lives: its offsets are [`RamOffset`]s.
+    #[cfg(feature = "host")]
+    pub fn file(&self) -> Option<i32> {
+        use rustix::fd::AsRawFd;
+        self.backing.file.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
     /// Uses a range of memory that the caller owns (bare metal).
     ///
     /// # Safety

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The translator's part of a [`Config`].
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -21,6 +22,8 @@ pub struct Translator {
     pub perf_map: bool,
     /// MiB of translated code, of all processors together.
     pub cache_mib: Option<u32>,
+    /// How long a program computes before the host's MMU is used for its memory.
+    pub window_after: Option<Duration>,
 }
 
 /// Reads the names of optimisations that are to be off.
@@ -71,6 +74,7 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
         dump,
         perf_map,
         cache_mib,
+        window_after,
     } = &config.translator;
     let asked = [
         ("--dump-bt", dump.is_some()),
@@ -78,6 +82,7 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
         ("--perf-map", *perf_map),
         ("--bt-no", *switches != Switches::default()),
         ("--bt-cache", cache_mib.is_some()),
+        ("--bt-window", window_after.is_some()),
     ];
     let translates = |choice| choice == EngineChoice::Bt;
     let comes = translates(config.engine) || config.moves.iter().any(|m| translates(m.0));
@@ -102,6 +107,7 @@ pub(crate) fn options(config: &Config) -> Result<Options, UserError> {
     Ok(Options {
         switches: *switches,
         count: *count,
+        window_after: *window_after,
         code_cache: Some(code_cache(*cache_mib, config.spec.cpus.max(1) as usize)?),
         dump: dump
             .transpose()?

@@ -371,6 +371,11 @@ impl Exec<'_> {
             .ok()
     }
 
+    /// The same of an access in ring 3.
+    pub fn probe_user(&mut self, linear: u64, access: Access) -> Option<Translation> {
+        self.walk(linear, access, true, Rights::User, false).ok()
+    }
+
     /// `marks`: accessed and dirty bits are set where they are not yet. Without, that is a fault.
     fn walk(
         &mut self,

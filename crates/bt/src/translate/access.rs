@@ -5,11 +5,13 @@ use super::field;
 use super::plain::{gpr_number, stolen};
 use super::remake::Remake;
 use super::shared::Way;
+use super::through::Side;
 use super::{Building, TLB_INDEX};
 use crate::area::{Area, STACK_SLOTS, VIEWS, View};
 use crate::block::{FAR_SHIFT, Kind, Site};
 use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
 use core::mem::take;
+use core::ops::Range;
 use iced_x86::{Instruction, Register};
 use x86::mmu::Access;
 
@@ -52,6 +54,26 @@ pub(super) enum Restore {
 pub(super) enum SlowPath {
     /// Looks further, because this address missed the TLB or one of the stack's entries.
     Miss(Address, Access, Option<usize>),
+    /// The address in R11 is not on the side that the window was asked for ([`super::through`]): goes
+    /// back with it as FS wants it, if it is on the other, and leaves the instruction to the
+    /// interpreter if not.
+    Outside {
+        /// Offset of what is behind the question.
+        back: usize,
+        /// That side.
+        side: Side,
+    },
+    /// The same where the instruction stands twice: does it as it is on the other side.
+    Twice {
+        /// Offset of what is behind it.
+        back: usize,
+        base: u8,
+        side: Side,
+        /// Its code, in [`Building::others`].
+        code: Range<usize>,
+    },
+    /// Goes to the block that begins at this offset from the page.
+    Begin(u64),
     /// Leaves the instruction to the interpreter.
     Interpret,
     /// Leaves to be linked.
@@ -185,7 +207,7 @@ impl Building<'_, '_> {
                 base,
                 index,
                 disp: disp as i32,
-                gs: false,
+                segment: 0,
             };
             if short {
                 self.asm.lea32(R11, mem);
@@ -243,7 +265,7 @@ impl Building<'_, '_> {
                     base: Some(R11),
                     index: Some((R10, 3)),
                     disp: 0,
-                    gs: false,
+                    segment: 0,
                 };
                 self.asm.lea(R11, sum);
             }
@@ -273,6 +295,10 @@ impl Building<'_, '_> {
     ) {
         self.at = 0;
         let retry = self.asm.here();
+        if self.by_window() {
+            let site = |b: &mut Self| b.access_site(access, size, several, retry);
+            return self.go_through(&address, site);
+        }
         let site = self.access_site(access, size, several, retry);
         let (slow, restore) = self.look_up(&address, access, size.into());
         self.slow.push(Slow {
@@ -390,13 +416,32 @@ impl Building<'_, '_> {
             for hole in slow.holes.all() {
                 main.bind_to(*hole, self.asm.here());
             }
-            self.give_back(slow.restore);
+            match &slow.what {
+                SlowPath::Outside { back, side } => {
+                    self.outside(slow.restore, main.origin + *back as u64, *side);
+                }
+                SlowPath::Twice {
+                    back,
+                    base,
+                    side,
+                    code,
+                } => {
+                    let back = main.origin + *back as u64;
+                    let others = take(&mut self.others);
+                    let code = &others[code.clone()];
+                    self.twice(slow.restore, back, *base, *side, code);
+                    self.others = others;
+                }
+                _ => self.give_back(slow.restore),
+            }
             let exit = match &slow.what {
                 SlowPath::Miss(address, access, slot) => {
                     self.emit_address(address);
                     self.t.exits.miss(self.source.view, *access, *slot)
                 }
-                SlowPath::Interpret => self.t.exits.interpret,
+                SlowPath::Interpret | SlowPath::Outside { .. } | SlowPath::Twice { .. } => {
+                    self.t.exits.interpret
+                }
                 SlowPath::Link => self.t.exits.link,
                 SlowPath::Return => self.t.exits.way(self.source.view, Way::Return),
                 SlowPath::Far(target, poll) => {
@@ -407,6 +452,12 @@ impl Building<'_, '_> {
                         Way::UnlinkedForward
                     };
                     self.t.exits.way(self.source.view, way)
+                }
+                SlowPath::Begin(target) => {
+                    self.linear(R11, *target);
+                    self.asm
+                        .jmp_to(self.t.exits.way(self.source.view, Way::Any));
+                    continue;
                 }
                 SlowPath::Leave(target) => {
                     self.linear(R11, *target);

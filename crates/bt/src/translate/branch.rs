@@ -36,7 +36,11 @@ impl Building<'_, '_> {
 
     /// Goes on at the RIP in R11 in a view, without touching flags.
     pub(super) fn indirect(&mut self, view: View) {
-        let way = self.t.exits.way(view, Way::Any);
+        let way = match view {
+            // From the kernel, which does not know how user code goes to memory.
+            View::User if !self.source.view.is_user() => self.t.exits.to_user,
+            view => self.t.exits.way(view, Way::Any),
+        };
         self.asm.jmp_to(way);
     }
 

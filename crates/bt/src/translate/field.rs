@@ -14,7 +14,7 @@ mod named {
     fields!(page passes rip reason detail site slot group spill value saved sites cache targets hash target pins pin_mask
         pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
         kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp
-        cr0 cr2 cr3 cr4 xcr0 image image_last lahf);
+        cr0 cr2 cr3 cr4 xcr0 image image_last lahf window from_window);
 }
 
 pub use named::*;
@@ -26,5 +26,9 @@ pub const PASS_MASK: i32 = offset_of!(Area, pass_mask) as i32;
 pub const PAGE_MASK: i32 = offset_of!(Area, page_mask) as i32;
 pub const HOST_FLAGS: i32 = offset_of!(Area, host_flags) as i32;
 pub const VALUE: i32 = offset_of!(Area, value) as i32;
+pub const WINDOW_BIT: i32 = offset_of!(Area, window_bit) as i32;
+pub const FAULT_R10: Mem = Mem::gs(offset_of!(Area, fault.r10) as i32);
+pub const FAULT_R11: Mem = Mem::gs(offset_of!(Area, fault.r11) as i32);
+pub const FAULT_AT: Mem = Mem::gs(offset_of!(Area, fault.at) as i32);
 pub const BIT_MASK: i32 = offset_of!(Area, bit_mask) as i32;
 pub const PIN_MASK: i32 = offset_of!(Area, pin_mask) as i32;

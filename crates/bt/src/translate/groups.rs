@@ -475,7 +475,7 @@ impl Building<'_, '_> {
             base: Some(base.number() as u8),
             index,
             disp: group.low,
-            gs: false,
+            segment: 0,
         };
         let retry = self.asm.here();
         let address = Address::Group(low);

@@ -1,10 +1,11 @@
 //! Instructions that are copied, with their memory operand or a stolen register replaced, and those
 //! of the stack.
 
-use super::access::Address;
+use super::access::{Address, Holes, Slow, SlowPath};
+use super::through::Side;
 use super::{Building, field};
-use crate::area::Area;
-use crate::emit::{Mem, R10, R11, RSI, RSP};
+use crate::area::{Area, View};
+use crate::emit::{FS, Mem, R10, R11, RSI, RSP};
 use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
 use x86::mmu::Access;
 
@@ -112,15 +113,38 @@ impl Building<'_, '_> {
         if used.len() > 1 || size == 0 || size > 32 {
             return self.interpret();
         }
+        // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed, which a host fault
+        // must not find so.
+        let mut borrow = names_high_byte(i);
+        let address = Address::Operand(*i);
+        if self.source.view == View::Window {
+            let stays = self.stays(&address);
+            self.by_tlb |= borrow && !stays;
+            borrow &= !stays;
+        }
+        if self.by_window()
+            && let Some((base, disp, side)) = self.stands_twice(&address)
+        {
+            return self.memory_twice(i, bytes, (base, disp, side), (access, size as u8), &used);
+        }
+        if self.by_window() {
+            self.check(address, access, size as u8);
+        }
+        let place = match self.by_window() {
+            true => self.place(),
+            false => Mem::base(R11, self.grouped.unwrap_or(0)),
+        };
         if used.is_empty()
             && !self.source.view.is_32bit()
-            && let Some((bytes, len)) = with_place(i, bytes, self.grouped.unwrap_or(0))
+            && let Some((bytes, len)) = with_place(i, bytes, place)
         {
-            self.check(Address::Operand(*i), access, size as u8);
+            if !self.by_window() {
+                self.check(address, access, size as u8);
+            }
             self.asm.raw(&bytes[..len]);
             return false;
         }
-        let mut native = at_place(i, self.grouped.unwrap_or(0));
+        let mut native = at_place(i, place);
         native.set_code(without_offset(i.code()));
         if is_scan(i) {
             native.set_has_rep_prefix(false);
@@ -131,8 +155,6 @@ impl Building<'_, '_> {
                 native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
             }
         }
-        // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed.
-        let borrow = names_high_byte(i);
         if borrow {
             native.set_memory_base(Register::RSI);
         }
@@ -141,7 +163,9 @@ impl Building<'_, '_> {
             return self.interpret();
         }
         let bytes = self.t.encoder.take_buffer();
-        self.check(Address::Operand(*i), access, size as u8);
+        if !self.by_window() {
+            self.check(address, access, size as u8);
+        }
         if borrow {
             self.asm.store(field::spill, RSI);
             self.asm.mov(RSI, R11);
@@ -158,6 +182,79 @@ impl Building<'_, '_> {
         } else {
             self.encoded(bytes);
         }
+        false
+    }
+
+    /// The host's code of an instruction whose memory operand is at a place, with a stolen operand in
+    /// R10.
+    fn at(
+        &mut self,
+        i: &Instruction,
+        bytes: &[u8],
+        place: Mem,
+        stolen_too: bool,
+    ) -> Option<Vec<u8>> {
+        if !stolen_too && let Some((bytes, len)) = with_place(i, bytes, place) {
+            return Some(bytes[..len].to_vec());
+        }
+        let mut native = at_place(i, place);
+        if is_scan(i) {
+            native.set_has_rep_prefix(false);
+        }
+        for k in 0..i.op_count() {
+            if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
+                native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
+            }
+        }
+        let encoded = self.t.encoder.encode(&native, 0).is_ok();
+        let bytes = self.t.encoder.take_buffer();
+        encoded.then_some(bytes)
+    }
+
+    /// An instruction that stands twice ([`super::through`]): its operand is off a base that is
+    /// expected on a side.
+    fn memory_twice(
+        &mut self,
+        i: &Instruction,
+        bytes: &[u8],
+        (base, disp, side): (u8, i32, Side),
+        (access, size): (Access, u8),
+        used: &[(u8, bool)],
+    ) -> bool {
+        let code = [side, side.other()].map(|side| {
+            let place = side.place(base, disp);
+            self.at(i, bytes, place, !used.is_empty())
+        });
+        let [Some(first), Some(second)] = code else {
+            return self.interpret();
+        };
+        let retry = self.asm.here();
+        let site = self.access_site(access, size.into(), false, retry);
+        let (hole, restore) = self.ask_first(base, side);
+        self.give_back(restore);
+        let from = self.others.len();
+        if let Some(&(n, _)) = used.first() {
+            let at = self.asm.bytes.len();
+            self.asm.load(R10, Mem::gs(Area::home(n)));
+            self.others.extend_from_slice(&self.asm.bytes[at..]);
+        }
+        self.others.extend_from_slice(&second);
+        self.asm.raw(&first);
+        let back = self.asm.bytes.len();
+        if let Some(&(n, true)) = used.first() {
+            self.asm.store(Mem::gs(Area::home(n)), R10);
+        }
+        self.slow.push(Slow {
+            holes: Holes::One(hole),
+            restore,
+            site,
+            what: SlowPath::Twice {
+                back,
+                base,
+                side,
+                code: from..self.others.len(),
+            },
+        });
         false
     }
 
@@ -179,7 +276,7 @@ impl Building<'_, '_> {
         if writes {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.pext_gs(R10, R10, field::BIT_MASK);
-            let mut native = at_place(i, 0);
+            let mut native = at_place(i, self.place());
             native.set_op1_register(Register::R10);
             let encoded = self.t.encoder.encode(&native, 0).is_ok();
             let bytes = self.t.encoder.take_buffer();
@@ -189,7 +286,8 @@ impl Building<'_, '_> {
             self.asm.raw(&bytes);
         } else {
             // bt [r11], r10 would be slow: the word in a register, the offset taken modulo 64.
-            self.asm.load(R11, Mem::base(R11, 0));
+            let place = self.place();
+            self.asm.load(R11, place);
             self.asm.raw(&[0x4d, 0x0f, 0xa3, 0xd3]); // bt r11, r10
         }
         false
@@ -237,11 +335,13 @@ impl Building<'_, '_> {
             }
             OpKind::Memory => {
                 self.check(Address::Operand(*i), Access::Read, 8);
-                self.asm.load(R11, Mem::base(R11, 0));
+                let place = self.place();
+                self.asm.load(R11, place);
                 self.asm.store(field::value, R11);
                 self.check(Address::Stack(RSP, -8), Access::Write, 8);
                 self.asm.load(R10, field::value);
-                self.asm.store(Mem::base(R11, 0), R10);
+                let place = self.place();
+                self.asm.store(place, R10);
                 self.asm.lea(RSP, Mem::base(RSP, -8));
             }
             _ => self.push_constant(i.immediate(0)),
@@ -251,17 +351,28 @@ impl Building<'_, '_> {
     fn push_constant(&mut self, value: u64) {
         self.check(Address::Stack(RSP, -8), Access::Write, 8);
         if let Ok(small) = i32::try_from(value as i64) {
-            self.asm.store_imm(Mem::base(R11, 0), small);
+            let place = self.place();
+            self.asm.store_imm(place, small);
         } else {
             self.asm.mov_imm(R10, value);
-            self.asm.store(Mem::base(R11, 0), R10);
+            let place = self.place();
+            self.asm.store(place, R10);
         }
         self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 }
-/// The bytes of an instruction of 64-bit code with `[r11 + at]` for its memory operand, and
-/// how many they are: without the encoder, which is slower. `None`: what only that can do.
-fn with_place(i: &Instruction, bytes: &[u8], at: i32) -> Option<([u8; 24], usize)> {
+/// The bytes of an instruction of 64-bit code with its memory operand at a place, off R11 or as it
+/// is, and how many they are: without the encoder, which is slower. `None`: what only that can do.
+fn with_place(i: &Instruction, bytes: &[u8], place: Mem) -> Option<([u8; 24], usize)> {
+    if place.base != Some(R11) {
+        let (mut out, len) = ([0; 24], usize::from(place.segment != 0));
+        out[0] = place.segment;
+        let end = len + bytes.len();
+        out.get_mut(len..end)?.copy_from_slice(bytes);
+        let odd = is_scan(i) && i.has_rep_prefix() || i.has_segment_prefix();
+        return (!odd && end <= 15).then_some((out, end));
+    }
+    let at = place.disp;
     let rep = i.has_rep_prefix() || i.has_repne_prefix();
     if rep || names_high_byte(i) || without_offset(i.code()) != i.code() {
         return None;
@@ -271,6 +382,9 @@ fn with_place(i: &Instruction, bytes: &[u8], at: i32) -> Option<([u8; 24], usize
         out[len] = byte;
         len += 1;
     };
+    if place.segment != 0 {
+        put(place.segment);
+    }
     let mut code = bytes.iter().copied();
     let mut byte = code.next()?;
     loop {
@@ -336,10 +450,16 @@ fn with_place(i: &Instruction, bytes: &[u8], at: i32) -> Option<([u8; 24], usize
     (len <= 15).then_some((out, len))
 }
 
-/// An instruction with its memory operand at `[r11 + at]`.
-pub(super) fn at_place(i: &Instruction, at: i32) -> Instruction {
-    let mut native = *i;
-    native.set_segment_prefix(Register::None);
+/// An instruction with its memory operand at a place off R11, or as it is.
+pub(super) fn at_place(i: &Instruction, place: Mem) -> Instruction {
+    let (mut native, at) = (*i, place.disp);
+    native.set_segment_prefix(match place.segment {
+        FS => Register::FS,
+        _ => Register::None,
+    });
+    if place.base != Some(R11) {
+        return native;
+    }
     native.set_memory_base(Register::R11);
     native.set_memory_index(Register::None);
     native.set_memory_index_scale(1);
@@ -400,10 +520,17 @@ mod tests {
         for bytes in samples {
             let i = decode(bytes);
             assert_eq!(i.len(), bytes.len(), "{bytes:x?}");
-            for at in [0, 1, -128, 127, 128, 1000, -4096] {
+            for (at, segment) in [0, 1, -128, 127, 128, 1000, -4096]
+                .into_iter()
+                .flat_map(|at| [(at, 0), (at, FS)])
+            {
+                let place = Mem {
+                    segment,
+                    ..Mem::base(R11, at)
+                };
                 let mut encoder = Encoder::new(64);
-                encoder.encode(&at_place(&i, at), 0).unwrap();
-                let (out, len) = with_place(&i, bytes, at).unwrap();
+                encoder.encode(&at_place(&i, place), 0).unwrap();
+                let (out, len) = with_place(&i, bytes, place).unwrap();
                 assert_eq!(out[..len], encoder.take_buffer(), "{i} at {at}");
             }
         }

@@ -343,7 +343,7 @@ impl Building<'_, '_> {
                     base: Some(R11),
                     index: Some((R9, 2)),
                     disp: 0,
-                    gs: false,
+                    segment: 0,
                 };
                 self.asm.lea32(R11, sum);
             }
@@ -415,7 +415,7 @@ impl Building<'_, '_> {
             // In memory, so that a LOCK prefix holds: the offset must be reduced here.
             self.asm.mov_imm(R9, 31);
             self.asm.pext32(R10, bit, R9);
-            let mut native = at_place(i, 0);
+            let mut native = at_place(i, self.place());
             native.set_op1_register(Register::R10D);
             return self.copy_32(&native);
         }
@@ -436,6 +436,6 @@ fn operand(i: &Instruction) -> Mem {
         base: number(i.memory_base()),
         index: number(i.memory_index()).map(|r| (r, scale)),
         disp: i.memory_displacement32() as i32,
-        gs: false,
+        segment: 0,
     }
 }

@@ -21,7 +21,8 @@ impl Building<'_, '_> {
         if i.op0_kind() == OpKind::Memory {
             self.check(Address::Operand(*i), Access::Write, 2);
             self.asm.load(R10, from);
-            self.asm.store16(Mem::base(R11, 0), R10);
+            let place = self.place();
+            self.asm.store16(place, R10);
             return;
         }
         let to = i.op0_register();

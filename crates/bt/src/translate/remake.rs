@@ -6,7 +6,7 @@
 
 use super::{Building, Class, FLAGS, Translator, stolen};
 use crate::emit::{Mem, R10};
-use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// How to make flags again. R10 is lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,14 +62,23 @@ impl Translator {
     }
 
     /// The general registers that an instruction may write.
-    fn registers_written(&mut self, i: &Instruction, class: Class) -> u16 {
+    pub(super) fn registers_written(&mut self, i: &Instruction, class: Class) -> u16 {
         let (operands, others) = self.written_operands(i);
+        let operands = operands.fold(0, |all, r| all | bit(r));
         let others = match class {
             _ if !others => 0,
             Class::Push | Class::Pop | Class::Call | Class::CallIndirect | Class::Return => STACK,
-            _ => !0,
+            Class::Interpret => !0,
+            _ => {
+                let used = self.info.info(i).used_registers().iter();
+                let written = used.filter(|u| {
+                    let read = matches!(u.access(), OpAccess::Read | OpAccess::CondRead);
+                    !read && u.register().full_register().is_gpr64()
+                });
+                written.fold(0, |all, u| all | bit(u.register()))
+            }
         };
-        operands.fold(others, |all, r| all | bit(r))
+        operands | others
     }
 }
 

@@ -160,7 +160,7 @@ fn one(asm: &mut Asm, form: Form, wide: bool, interpret: u64) -> u64 {
         base: Some(RCX),
         index: Some((R10, 3)),
         disp: 0,
-        gs: false,
+        segment: 0,
     };
     asm.load(R10, behind);
     asm.shr(R10, RETRY_SHIFT);
@@ -217,6 +217,8 @@ impl Building<'_, '_> {
         }
         end.set_memory_displacement64(far);
         end.set_memory_displ_size(8);
+        // The shared code wants to know where it is in this process.
+        self.by_tlb = true;
         self.check(Address::Operand(*i), access, 1);
         self.asm.store(field::value, R11);
         self.check(Address::Operand(end), access, 1);

@@ -94,14 +94,16 @@ impl Building<'_, '_> {
                 base: Some(RSP),
                 index: Some((R10, 0)),
                 disp: 0,
-                gs: false,
+                segment: 0,
             },
         );
         self.asm.load(RSP, field::value);
         if width == 4 {
-            self.asm.store32(Mem::base(R11, 0), R10);
+            let place = self.place();
+            self.asm.store32(place, R10);
         } else {
-            self.asm.store(Mem::base(R11, 0), R10);
+            let place = self.place();
+            self.asm.store(place, R10);
         }
         self.move_stack(-width);
     }
@@ -120,9 +122,11 @@ impl Building<'_, '_> {
         let width = self.stack_width();
         self.check(Address::Stack(RSP, 0), Access::Read, width as u8);
         if width == 4 {
-            self.asm.load32(R11, Mem::base(R11, 0));
+            let place = self.place();
+            self.asm.load32(R11, place);
         } else {
-            self.asm.load(R11, Mem::base(R11, 0));
+            let place = self.place();
+            self.asm.load(R11, place);
         }
         // Only if no other bit than IF and the host's changes. In ring 3 IF is IOPL's to allow,
         // so that it must not change either.
@@ -172,7 +176,7 @@ impl Building<'_, '_> {
             base: Some(RCX),
             index: Some((R10, 0)),
             disp: -2,
-            gs: false,
+            segment: 0,
         };
         self.asm.lea(RCX, sum);
         let good = self.asm.jrcxz();
@@ -224,6 +228,7 @@ impl Building<'_, '_> {
 
     /// IRETQ to user code, or inside ring 0 with the same stack segment.
     pub(super) fn iret(&mut self) {
+        self.by_tlb = true;
         self.check(Address::Stack(RSP, 0), Access::Read, 40);
         let frame = |n: i32| Mem::base(R11, 8 * n);
         let mut holes = Vec::new();

@@ -8,7 +8,7 @@ use crate::area::{
     View,
 };
 use crate::block::RETRY_SHIFT;
-use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX};
+use crate::emit::{Asm, Mem, R10, R11, RAX, RCX, RDX, RSP};
 use crate::switches::Switches;
 use crate::targets;
 use x86::mmu::Access;
@@ -41,6 +41,10 @@ pub struct Exits {
     ways: [[u64; 6]; VIEWS],
     /// Where the signal handler resumes.
     pub fault: u64,
+    /// Goes on where the host has faulted ([`Area::fault`]).
+    pub again: u64,
+    /// From the kernel to user code at the linear address in R11.
+    pub(super) to_user: u64,
     /// XSAVE, XRSTOR and their kin.
     pub(super) save_state: SaveState,
     /// Goes on at the linear address in [`Area::rip`], for each view.
@@ -122,13 +126,18 @@ pub fn exits(
     let wanted = one(reason::LINK, &[(field::rip, R11), (field::site, R10)]);
     for view in View::ALL {
         for (n, access) in [Access::Read, Access::Write].into_iter().enumerate() {
-            let miss = if switches.second_place {
+            let other = view.data();
+            let miss = if other != view {
+                exits.miss[other as usize][n]
+            } else if switches.second_place {
                 second_place(&mut asm, Area::table(view, access), missing)
             } else {
                 missed
             };
             exits.miss[view as usize][n] = miss;
-            if !view.is_32bit() {
+            if other != view {
+                exits.stack_miss[view as usize][n] = exits.stack_miss[other as usize][n];
+            } else if !view.is_32bit() {
                 exits.stack_miss[view as usize][n] =
                     stack_slots(&mut asm, view, access, miss, missing);
             }
@@ -164,6 +173,23 @@ pub fn exits(
             other_return,
         ];
     }
+    exits.to_user = asm.here();
+    asm.store(field::spill, RCX);
+    // Nor where its stack is elsewhere: see [`super::through`].
+    asm.load(RCX, field::window);
+    let without = asm.jrcxz();
+    asm.pext_gs(RCX, RSP, field::WINDOW_BIT);
+    let elsewhere = asm.jrcxz();
+    asm.load(RCX, field::spill);
+    asm.jmp_to(exits.way(View::Window, Way::Any));
+    asm.bind(without);
+    asm.bind(elsewhere);
+    asm.load(RCX, field::spill);
+    asm.jmp_to(exits.way(View::User, Way::Any));
+    exits.again = asm.here();
+    asm.load(R10, field::FAULT_R10);
+    asm.load(R11, field::FAULT_R11);
+    asm.jmp_mem(field::FAULT_AT);
     exits.save_state = SaveState::make(&mut asm, exits.interpret);
     (exits, asm.bytes)
 }
@@ -273,7 +299,7 @@ fn retry(asm: &mut Asm) {
         base: Some(RCX),
         index: Some((R10, 3)),
         disp: 0,
-        gs: false,
+        segment: 0,
     };
     asm.load(R10, retry);
     asm.shr(R10, RETRY_SHIFT);
@@ -337,7 +363,7 @@ fn table(asm: &mut Asm, view: View, way: Way, search: u64, ways: Option<[u64; 2]
             base: Some(RCX),
             index: Some((R11, 3)),
             disp: 0,
-            gs: false,
+            segment: 0,
         };
         asm.lea(RCX, sum);
     }
@@ -362,7 +388,7 @@ fn branch_index(asm: &mut Asm) {
         base: Some(R10),
         index: Some((R10, 1)),
         disp: 0,
-        gs: false,
+        segment: 0,
     };
     asm.lea(R10, triple);
 }

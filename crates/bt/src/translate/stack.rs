@@ -76,6 +76,8 @@ impl Building<'_, '_> {
         };
         match list[0].1 {
             Class::Push => count(Class::Push, 0),
+            // The host may fault at any of them, and RBP must be as it was.
+            Class::Leave if self.by_window() => 0,
             first @ (Class::Pop | Class::Leave) => {
                 let start = usize::from(first == Class::Leave);
                 let end = start + count(Class::Pop, start);
@@ -94,7 +96,7 @@ impl Building<'_, '_> {
 
     /// The check of all accesses of a run. Where to go if it fails, if there is another copy.
     fn check_run(&mut self, address: Address, access: Access, size: i32) -> Option<Straddled> {
-        if !self.source.copies {
+        if !self.source.copies || self.by_window() {
             self.check_bytes(address, access, size as u16, true);
             return None;
         }
@@ -117,12 +119,14 @@ impl Building<'_, '_> {
         let size = 8 * accesses.len() as i32;
         let straddled;
         let mut made = 1;
+        let by_window = self.by_window();
         match class {
             Class::Push => {
                 straddled = self.check_run(Address::Stack(RSP, -size), Access::Write, size);
                 for (n, (i, ..)) in run.iter().enumerate() {
                     let disp = size - 8 * (n as i32 + 1);
-                    self.asm.store(Mem::base(R11, disp), register(i));
+                    let place = self.place_at(disp);
+                    self.asm.store(place, register(i));
                 }
                 self.asm.lea(RSP, Mem::base(RSP, -size));
                 return (false, straddled);
@@ -130,6 +134,9 @@ impl Building<'_, '_> {
             Class::Plain => {
                 let by = room.unwrap_or(0);
                 straddled = self.check_run(Address::Stack(RSP, by), Access::Read, size);
+                if by_window {
+                    return (self.load_run(accesses, by + size, Some(by)), straddled);
+                }
                 self.asm.add_constant(RSP, by, false, true);
                 self.asm.lea(RSP, Mem::base(RSP, size));
                 made = 0;
@@ -143,6 +150,9 @@ impl Building<'_, '_> {
             }
             _ => {
                 straddled = self.check_run(Address::Stack(RSP, 0), Access::Read, size);
+                if by_window {
+                    return (self.load_run(accesses, size, None), straddled);
+                }
                 self.asm.load(register(first), Mem::base(R11, 0));
                 self.asm.lea(RSP, Mem::base(RSP, size));
             }
@@ -163,5 +173,42 @@ impl Building<'_, '_> {
             return (true, straddled);
         }
         (false, straddled)
+    }
+
+    /// The pops of a run that goes through the window, and its return. The host may fault at any of
+    /// them, and nothing must have changed then: the last is loaded first, into R10, and if the first
+    /// can be loaded, too, so can what is between. The stack pointer moves at the end, by so many
+    /// bytes, `room` of which an ADD in front adds. True if the block ends.
+    fn load_run(
+        &mut self,
+        run: &[(Instruction, Class, usize)],
+        moved: i32,
+        room: Option<i32>,
+    ) -> bool {
+        let register = |i: &Instruction| i.op0_register().number() as u8;
+        let [others @ .., (last, class, _)] = run else {
+            return false;
+        };
+        let place = self.place_at(8 * others.len() as i32);
+        self.asm.load(R10, place);
+        for (n, (i, ..)) in others.iter().enumerate() {
+            let place = self.place_at(8 * n as i32);
+            self.asm.load(register(i), place);
+        }
+        if let Some(room) = room {
+            self.asm.add_constant(RSP, room, false, true);
+        }
+        let returns = *class == Class::Return;
+        let dropped = if returns { popped(last) - 8 } else { 0 };
+        let rest = moved - room.unwrap_or(0) + dropped;
+        self.asm.lea(RSP, Mem::base(RSP, rest));
+        if !returns {
+            self.asm.mov(register(last), R10);
+            return false;
+        }
+        (self.rip, self.code) = (last.ip(), last.code());
+        self.asm.mov(R11, R10);
+        self.go_back(popped(last));
+        true
     }
 }

@@ -118,7 +118,7 @@ impl Building<'_, '_> {
             base: Some(to),
             index: Some((pointer, 0)),
             disp: 1,
-            gs: false,
+            segment: 0,
         };
         self.asm.lea(to, sum);
     }

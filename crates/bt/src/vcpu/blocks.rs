@@ -3,14 +3,14 @@
 //! ([`super::run`]).
 
 use super::fixed::NUMBER_BITS;
-use super::{BtVcpu, control, mode, view};
+use super::{BtVcpu, SIDE_BITS, control, mode, side_of};
 use crate::area::{VIEWS, View};
 use crate::block::{Key, Kind, Site};
 use crate::blocks::New;
 use crate::cache::REGIONS;
 use crate::dump::NewBlock;
 use crate::targets::Targets;
-use crate::translate::{FarLink, Source};
+use crate::translate::{Entry, FarLink, Source};
 use core::ops::Range;
 use mem::RamOffset;
 use std::sync::PoisonError;
@@ -208,13 +208,13 @@ impl BtVcpu {
         self.stats.lookups += 1;
         // A link leads to it: the places in the tables are for those that branches look for.
         let linked = self.wanted.is_some() && self.switches.chain;
+        let view = self.view();
         let mut x = Exec {
             cpu: self.interp.cpu(),
             bus,
         };
         let (linear, place) = x.fetch_place().ok()?;
         let Place::Ram(at) = place else { return None };
-        let view = view(&x);
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
         let mode = mode(&x, view) | self.fixed_mode(bus, view, linear, at);
@@ -378,6 +378,16 @@ impl BtVcpu {
                 let linear = at.0.wrapping_add(distance?);
                 (looks && frames.holds(linear, distance?)).then_some(at)
             };
+            let read = |linear: u64| {
+                let at = self.host_mmu.place_of(linear)?;
+                (at.0 & 0xfff <= 0xff8).then(|| self.memory.load::<u64>(at))
+            };
+            let s = &self.interp.cpu().s;
+            let entry = (view == View::Window).then_some(Entry {
+                gpr: s.gpr,
+                page: s.rip & !0xfff,
+                read: &read,
+            });
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
@@ -394,6 +404,8 @@ impl BtVcpu {
                 cache: self.cache.range().0,
                 counter: self.recorder.as_mut().map(|r| r.counter(number)),
                 copies: self.straddled.get(&target) == Some(&STRADDLES),
+                side: side_of(key.mode),
+                entry,
             };
             let x = Exec {
                 cpu: self.interp.cpu(),
@@ -544,6 +556,7 @@ impl BtVcpu {
         let others = self.others();
         if others.is_empty() {
             self.peers.nothing_is_written();
+            self.tell_window_writes();
         }
         for peer in others {
             while peer.inside.load(Ordering::SeqCst) && peer.seen.load(Ordering::SeqCst) < mark {
@@ -564,7 +577,7 @@ impl BtVcpu {
     /// True if two modes, by their numbers, differ at most in the distance of fixed code. Which of
     /// the two a page's code has is in its guard.
     fn same_but_distance(&self, one: u16, other: u16) -> bool {
-        (self.targets.mode_of(one) ^ self.targets.mode_of(other)) & !NUMBER_BITS == 0
+        (self.targets.mode_of(one) ^ self.targets.mode_of(other)) & !(NUMBER_BITS | SIDE_BITS) == 0
     }
 
     /// Links the jump of a site out of its page to the block at RIP: behind a guard, if they belong

@@ -3,11 +3,16 @@
 
 use super::{
     BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
+    view_of_code,
 };
 use crate::area::TlbEntry;
 use crate::block::{Kind, Site};
 use crate::entry;
+use crate::signal;
 use crate::translate::{NO_SITE, reason};
+use crate::window::Window;
+use iced_x86::{Code, Decoder, DecoderOptions};
+use mem::RamOffset;
 use std::sync::atomic::Ordering;
 use x86::exec::{Exec, attention};
 use x86::flags::Flags;
@@ -33,6 +38,7 @@ impl BtVcpu {
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
                 let dropped = self.stats.dropped;
                 self.keep_up();
+                self.look_at_window(bus);
                 if self.stats.dropped != dropped || self.frames.doubtful {
                     // The block at `host` may be one of them, and its beginning no longer its own.
                     self.me.inside.store(false, Ordering::SeqCst);
@@ -77,7 +83,9 @@ impl BtVcpu {
                         return Some(broken("an exit without a site"));
                     };
                     self.interp.cpu().s.rip = self.rip_left(&site);
-                    self.by_code.entry(site.code as u64).or_default()[0] += 1;
+                    let outside = matches!(site.kind, Kind::Access { .. });
+                    self.stats.window_missed += u64::from(outside);
+                    self.by_code.entry(site.code as u64).or_default()[usize::from(outside)] += 1;
                     if let Some(stop) = self.step_at(bus, &site) {
                         return Some(stop);
                     }
@@ -110,7 +118,7 @@ impl BtVcpu {
                     if let Some(Kind::Far { .. }) = site.map(|s| s.kind) {
                         cpu.s.rip = area.rip;
                         if self.check.is_none() {
-                            let view = view(cpu);
+                            let view = self.view();
                             self.link_far(bus, number, view);
                         }
                         // Nobody has looked at the pins yet.
@@ -191,14 +199,22 @@ impl BtVcpu {
                         self.interp.cpu().s.rip = self.rip_left(&site);
                         return self.step_at(bus, &site);
                     }
-                    let offset = at.wrapping_sub(self.cache.range().0) as u32;
+                    if let Some(again) = self.fill_window(bus) {
+                        host = again;
+                        continue;
+                    }
+                    let offset = self.code_that_runs(at).wrapping_sub(self.cache.range().0) as u32;
                     let block = self.blocks.at_host(offset);
                     let Some(rip) = block.and_then(|b| self.blocks.rip_of(b, offset)) else {
                         return Some(broken("a host fault outside any block"));
                     };
                     let page = block.and_then(|b| self.fixed_page(b));
                     let rip = page.unwrap_or(self.area.page).wrapping_add(rip);
+                    self.stats.window_missed += u64::from(self.area.window != 0);
                     self.interp.cpu().s.rip = rip;
+                    if let Some(block) = block {
+                        self.finish_pushes(block);
+                    }
                     // The fault comes before any event: the instruction may stand behind STI.
                     self.bring_vector_in();
                     return match self.interpret(bus, 1, true) {
@@ -208,6 +224,46 @@ impl BtVcpu {
                 }
                 other => return Some(broken(&format!("exit reason {other}"))),
             }
+        }
+    }
+
+    /// The host address in a block for that of an instruction which stands twice
+    /// ([`crate::translate`]): apart from the code that runs a jump behind it leads back there.
+    fn code_that_runs(&self, at: u64) -> u64 {
+        let start = self.cache.range().0;
+        if self.blocks.at_host(at.wrapping_sub(start) as u32).is_some() {
+            return at;
+        }
+        let room = self.cache.range().1 - at;
+        let bytes = self.cache.bytes(at, room.min(32) as usize);
+        let mut decoder = Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE);
+        let _ = decoder.decode();
+        let jump = decoder.decode();
+        if jump.code() == Code::Jmp_rel32_64 {
+            jump.near_branch64() - 1
+        } else {
+            at
+        }
+    }
+
+    /// The host has faulted at one of several pushes through the window, which move the stack pointer
+    /// together: those before it are done.
+    fn finish_pushes(&mut self, block: u32) {
+        let fault = signal::last_fault();
+        let Some(linear) = Window::linear(fault.address).filter(|_| self.area.window != 0) else {
+            return;
+        };
+        let Some(at) = self.blocks.get(block).map(|b| b.at().0 & !0xfff) else {
+            return;
+        };
+        let s = &mut self.interp.cpu().s;
+        let into = (s.rip & 0xfff) as usize;
+        let mut page = [0; 0x1000];
+        self.memory.copy_page_out(RamOffset(at), &mut page);
+        let mut decoder = Decoder::with_ip(64, &page[into..], s.rip, DecoderOptions::NONE);
+        while decoder.decode().code() == Code::Push_r64 && linear < s.gpr[4].wrapping_sub(8) {
+            s.gpr[4] = s.gpr[4].wrapping_sub(8);
+            s.rip = decoder.ip();
         }
     }
 
@@ -231,11 +287,12 @@ impl BtVcpu {
         cpu.attention = 0;
         self.keep_up();
         self.look_at_frames(bus);
+        self.look_at_window(bus);
         let x = Exec {
             cpu: self.interp.cpu(),
             bus,
         };
-        let view = view(&x);
+        let view = view_of_code(&x, self.area.window != 0);
         let (control, level) = (control(mode(&x, view)), u64::from(x.s.cpl) + 1);
         let area = &mut *self.area;
         if area.control != control || area.levels[view as usize] != level {
@@ -249,9 +306,11 @@ impl BtVcpu {
     /// Enters translated code with the state, and takes the state over when it is left.
     pub(super) fn enter(&mut self, bus: &mut dyn Bus, host: u64) {
         let mask = self.pin_mask();
+        let view = self.view();
         let cpu = self.interp.cpu();
         let area = &mut *self.area;
-        area.note_calls(view(cpu));
+        area.note_calls(view);
+        area.host_fs = self.host_fs;
         let s = &cpu.s;
         area.gpr = s.gpr;
         area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;

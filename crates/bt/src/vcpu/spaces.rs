@@ -64,6 +64,7 @@ impl BtVcpu {
         }
         signal::set_gs(std::ptr::from_ref(&*next) as u64);
         self.spare.push(std::mem::replace(&mut self.area, next));
+        self.enter_window();
     }
 
     /// INVLPG: drops the pages that the current tables have not seen dropped yet, or everything
@@ -112,8 +113,13 @@ impl BtVcpu {
         self.note_size(linear, size.unwrap_or(0x1000));
     }
 
+    /// The pages that INVLPG has dropped since so many, of those that are remembered.
+    pub(super) fn flushed(&self, seen: u64) -> impl Iterator<Item = u64> + '_ {
+        (seen + 1..=self.history.pages).map(|n| self.recent[n as usize % RECENT])
+    }
+
     /// True if tables that have seen so many INVLPG must be emptied: one by one is not enough.
-    fn drops_all(&self, seen: u64, history: &History) -> bool {
+    pub(super) fn drops_all(&self, seen: u64, history: &History) -> bool {
         let missed = history.pages - seen;
         let mut pages = (seen + 1..=history.pages).map(|n| self.recent[n as usize % RECENT]);
         let large = |page: u64| {
@@ -129,5 +135,6 @@ impl BtVcpu {
         for area in self.spare.iter_mut().chain([&mut self.area]) {
             area.flush_writes();
         }
+        self.forbid_writes_through_window();
     }
 }

@@ -6,7 +6,7 @@ mod hard;
 use crate::narrow;
 use crate::rng::Rng;
 use crate::shape::{BASED, LIMITED, READ_ONLY, Shape};
-use crate::world::{CODE, CODE_ALIAS, CODE_PAGES, DATA_LOW, Entries, MOVING, STACK, TABLE, UDATA};
+use crate::world::{CODE, CODE_PAGES, DATA_LOW, Entries, MOVING, TABLE, UDATA};
 use iced_x86::{
     Code, Encoder, FlowControl, Instruction, MemoryOperand, Mnemonic, OpCodeOperandKind as Kind,
     OpKind, Register,
@@ -476,10 +476,10 @@ impl Builder<'_> {
             89..=90 => MOVING + (rng.below(0x1000) & !(align - 1)).min(0x1000 - size),
             // Beside code.
             91..=94 => {
-                let page = rng.pick(&[CODE_ALIAS, self.base]) + 0x2f00;
+                let page = rng.pick(&[shape.code_alias(), self.base]) + 0x2f00;
                 page + (rng.below(0x100) & !(align - 1)).min(0x100u64.saturating_sub(size))
             }
-            95 => rng.pick(&[STACK, STACK + 0x2000]) - rng.below(size),
+            95 => rng.pick(&[shape.stack(), shape.stack() + 0x2000]) - rng.below(size),
             96 => shape.high() + 0x9800 + 0x400,
             97 => rng.pick(&[0, 0u64.wrapping_sub(size), 1u64.wrapping_sub(size), 8]),
             98 => {
@@ -1027,7 +1027,7 @@ impl Builder<'_> {
         };
         let alias = match self.rng.below(3) {
             0 => 0,
-            1 => CODE_ALIAS.wrapping_sub(self.base),
+            1 => self.shape.code_alias().wrapping_sub(self.base),
             _ if self.shape.user => 0,
             _ => self.shape.code_high().wrapping_sub(self.base),
         };
@@ -1219,7 +1219,7 @@ impl Builder<'_> {
                 let l = self.label();
                 let odd = self.rng.pick(&[0u64, 0, 0x21_0000, 0x3000]);
                 let flags = self.rng.next() & (0xed5 | odd) & !0x100 | 2;
-                let frame = [0x10, STACK + 0x1800, flags, 8];
+                let frame = [0x10, self.shape.stack() + 0x1800, flags, 8];
                 for v in &frame[if self.shape.long { 0 } else { 2 }..] {
                     let v = *v;
                     self.put(Instruction::with1(Code::Pushq_imm32, v as i32).unwrap());
@@ -1353,7 +1353,7 @@ impl Builder<'_> {
         let mut syncs = Vec::new();
         let segments = 2 + self.rng.below(6);
         for _ in 0..segments {
-            self.imm64(Register::RSP, STACK + 0x1800);
+            self.imm64(Register::RSP, self.shape.stack() + 0x1800);
             for _ in 0..2 {
                 let r = self.gpr();
                 if r != Register::RSP {

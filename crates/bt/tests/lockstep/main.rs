@@ -34,7 +34,7 @@ use rng::Rng;
 use shape::Shape;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use world::{CODE_AT, CODE_PAGES, Entries, RAM, World};
 use x86::interp::Interpreter;
@@ -97,6 +97,9 @@ struct Counts {
     /// Blocks made for their linear address, and how often such went because of their mapping.
     fixed: u64,
     remapped: u64,
+    /// Programs let into the window, and pages mapped there because the host had faulted.
+    windows: u64,
+    window_fills: u64,
 }
 
 fn comparable(mut s: CpuState) -> CpuState {
@@ -247,6 +250,15 @@ struct Pair {
 impl Pair {
     fn new(shape: Shape, options: &Options) -> Pair {
         let interp = World::new(&Interpreter, shape);
+        let options = &Options {
+            // The window is one for this process: who wants it takes turns.
+            window_after: Some(if shape.window {
+                Duration::ZERO
+            } else {
+                Duration::MAX
+            }),
+            ..options.clone()
+        };
         let mut engine = Translation::new(options.clone()).expect("a host that can translate");
         if shape.checked {
             engine = engine.checked();
@@ -502,6 +514,8 @@ fn compare_from(
         }
         c.fixed += pair.count("fixed");
         c.remapped += pair.count("remapped");
+        c.windows += pair.count("windows");
+        c.window_fills += pair.count("window_fills");
         if !failures.is_empty() && !all {
             break;
         }
@@ -509,7 +523,7 @@ fn compare_from(
     println!(
         "{} programs, {} points, {} instructions, {} exceptions ({} with other dead flags), {} \
          interrupts and {} more, {} programs without an end, {} not flat, {} in doubt; {} blocks for their \
-         address, {} times mapped otherwise",
+         address, {} times mapped otherwise; {} in the window, {} times filled",
         c.programs,
         c.points,
         c.instructions,
@@ -521,7 +535,9 @@ fn compare_from(
         c.bursts,
         c.doubtful,
         c.fixed,
-        c.remapped
+        c.remapped,
+        c.windows,
+        c.window_fills
     );
     assert!(failures.is_empty(), "seeds that differ: {failures:?}");
     c
@@ -545,6 +561,31 @@ fn interrupts_at_any_time_are_not_noticed_by_the_program() {
         ..Shape::hard(rng.chance(40), rng.chance(50))
     });
     assert!(counts.storms > counts.programs / 4);
+}
+
+/// The turn of a test whose programs want the window: there is one in a process.
+fn window() -> impl Drop {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn the_translator_does_what_the_interpreter_does_through_the_window() {
+    let _turn = window();
+    let counts = compare(400, |rng| Shape {
+        hard: rng.chance(50),
+        ..Shape::window()
+    });
+    let stormy = compare(100, |_| Shape {
+        storm: true,
+        ..Shape::window()
+    });
+    let checked = compare(60, |_| Shape {
+        checked: true,
+        ..Shape::window()
+    });
+    assert!(counts.windows > counts.programs / 4 && counts.window_fills > counts.programs);
+    assert!(stormy.storms > counts.programs / 16 && stormy.windows > 0 && checked.windows > 0);
 }
 
 #[test]
@@ -578,17 +619,19 @@ fn the_translator_does_the_same_without_its_optimisations_and_while_it_counts() 
     });
     // So little that regions go all the time.
     options.extend(["", "warm"].map(|off| Options {
-        code_cache: Some(112 << 10),
+        code_cache: Some(144 << 10),
         switches: match off {
             "" => Switches::default(),
             off => Switches::without(off).expect("names of switches"),
         },
         ..Options::default()
     }));
-    compare_under(&options, 180, |rng| match rng.below(4) {
+    let _turn = window();
+    compare_under(&options, 220, |rng| match rng.below(5) {
         0 => Shape::compatibility(),
         1 => Shape::protected(rng.chance(50), rng.chance(50)),
         2 => Shape::wide(rng.chance(40)),
+        3 => Shape::window(),
         _ => Shape::hard(rng.chance(40), rng.chance(50)),
     });
 }

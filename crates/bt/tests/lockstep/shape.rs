@@ -2,8 +2,8 @@
 //! handlers, the frame of an exception.
 
 use crate::world::{
-    CODE_AT, CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder, STUBS, TABLES,
-    TRANSPARENT, TSS, UCODE, UDATA, World, descriptor,
+    CODE_ALIAS, CODE_AT, CODE_HIGH, COMMON, DATA, GDT, HIGH, IDT, KCODE, KDATA, NOTES, Recorder,
+    STACK, STUBS, TABLES, TRANSPARENT, TSS, UCODE, UDATA, WINDOW, World, descriptor,
 };
 use mem::Gpa;
 
@@ -31,6 +31,8 @@ pub struct Shape {
     pub spaces: bool,
     /// Interrupts come to the translated program at any time.
     pub storm: bool,
+    /// The program lies where the host's MMU is used for it, which is at once.
+    pub window: bool,
     /// The translator holds every block against its own interpreter.
     pub checked: bool,
 }
@@ -46,6 +48,14 @@ impl Shape {
             spaces: false,
             storm: false,
             checked: false,
+            window: false,
+        }
+    }
+    /// 64-bit code of ring 3 whose data, stack and other code are between 2⁴⁶ and 2⁴⁷.
+    pub fn window() -> Shape {
+        Shape {
+            window: true,
+            ..Shape::hard(true, false)
         }
     }
     /// 64-bit code with the pieces of `generate::hard`.
@@ -67,6 +77,7 @@ impl Shape {
             spaces: false,
             storm: false,
             checked: false,
+            window: false,
         }
     }
     pub fn protected(user: bool, pae: bool) -> Shape {
@@ -79,6 +90,7 @@ impl Shape {
             spaces: false,
             storm: false,
             checked: false,
+            window: false,
         }
     }
     pub fn bits(self) -> u32 {
@@ -98,7 +110,19 @@ impl Shape {
     }
     /// The program's data: above 4 GB, or up to the very end of the address space.
     pub fn data(self) -> u64 {
-        if self.wide { DATA } else { 0xffff_6000 }
+        match (self.wide, self.window) {
+            (true, true) => WINDOW,
+            (true, false) => DATA,
+            (false, _) => 0xffff_6000,
+        }
+    }
+    /// Its stack.
+    pub fn stack(self) -> u64 {
+        STACK + if self.window { WINDOW } else { 0 }
+    }
+    /// Its code once more.
+    pub fn code_alias(self) -> u64 {
+        CODE_ALIAS + if self.window { WINDOW } else { 0 }
     }
     /// Selectors in CS and SS.
     pub fn selectors(self) -> (u16, u16) {

@@ -52,6 +52,8 @@ pub const CODE_HIGH: u64 = 0xffff_ffff_8000_0000;
 pub const DATA: u64 = 0x10_0000_0000;
 pub const DATA_LOW: u64 = 0x60_0000;
 pub const STACK: u64 = 0x70_0000;
+/// Data where the host's MMU may be used; code and stack are as far from there as else from 0.
+pub const WINDOW: u64 = 0x7f00_1000_0000;
 /// Loop counters and jump tables.
 pub const TABLE: u64 = 0x80_0000;
 /// A page that programs of the supervisor map anew, with the address of its entry.
@@ -173,7 +175,7 @@ impl Recorder {
             cr2,
         });
         self.since += 1;
-        let bases = [CODE, CODE_ALIAS, self.shape.code_high()];
+        let bases = [CODE, self.shape.code_alias(), self.shape.code_high()];
         let here = bases
             .iter()
             .copied()
@@ -196,7 +198,7 @@ impl Recorder {
         if next == self.recovery() {
             let (c, s) = self.shape.selectors();
             (cs, ss) = (c.into(), s.into());
-            rsp = STACK + 0x1800;
+            rsp = self.shape.stack() + 0x1800;
         }
         // The flags that an instruction which did not finish leaves may differ; see
         // `bt::translate`.
@@ -571,7 +573,7 @@ impl World {
         for n in 0..CODE_PAGES {
             let at = CODE_AT + (n << 12);
             self.map(CODE + (n << 12), at, P | W | u);
-            self.map(CODE_ALIAS + (n << 12), at, P | W | u);
+            self.map(shape.code_alias() + (n << 12), at, P | W | u);
             self.map(shape.code_high() + (n << 12), at, P | W);
         }
         for base in [shape.data(), DATA_LOW] {
@@ -603,7 +605,11 @@ impl World {
         // Exceptions of a 32-bit supervisor need its stack whatever SMAP says.
         let stack = if shape.long { U } else { u };
         for n in 0..2 {
-            self.map(STACK + (n << 12), STACK_AT + (n << 12), P | W | stack);
+            self.map(
+                shape.stack() + (n << 12),
+                STACK_AT + (n << 12),
+                P | W | stack,
+            );
         }
         self.map(TABLE, TABLE_AT, P | W | U);
         self.map(MOVING, DATA_AT, P | W | U);
@@ -706,7 +712,7 @@ impl World {
         let code = if shape.wide { 0xa9b } else { 0xc9b };
         s.seg = [segment(ss, 0xc93 | dpl); 6];
         s.seg[seg::CS as usize] = segment(cs, code | dpl);
-        let odd = rng.pick(&[0, CODE_ALIAS + 0x2f00, shape.high(), TABLE + 0x800]);
+        let odd = rng.pick(&[0, shape.code_alias() + 0x2f00, shape.high(), TABLE + 0x800]);
         let odd = rng.pick(&[DATA_LOW + 0x800, data + 0xff0, odd]);
         let odd = if shape.wide { odd } else { odd & 0xffff_ffff };
         s.seg[seg::FS as usize].base = data + rng.below(0x1800);
@@ -724,7 +730,7 @@ impl World {
                 *r = if n < 8 { *r & 0xffff_ffff } else { 0 };
             }
         }
-        s.gpr[4] = STACK + 0x1800;
+        s.gpr[4] = shape.stack() + 0x1800;
         let iopl = rng.pick(&[0, 0, 0, rflags::IOPL]);
         s.rflags = rflags::FIXED | iopl | rng.next() & (rflags::ARITHMETIC | rflags::IF);
         for v in &mut s.vector {

@@ -3,7 +3,7 @@
 //! is written by anything but a plain store, views and address spaces that change.
 
 use super::{Builder, Fix};
-use crate::world::{CODE_AT, CODE_PAGES, DATA_LOW, MOVING, SECOND_TABLES, STACK, TABLES};
+use crate::world::{CODE_AT, CODE_PAGES, DATA_LOW, MOVING, SECOND_TABLES, TABLES};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 /// Accesses by a base register: the code, bytes, and whether the other operand is a general
@@ -70,7 +70,7 @@ impl Builder<'_> {
         let border = base + 0x1000 * page;
         match self.rng.below(20) {
             0 => MOVING + self.rng.pick(&[0, 0x1000]),
-            1 => STACK + 0x1000 * self.rng.below(3),
+            1 => self.shape.stack() + 0x1000 * self.rng.below(3),
             _ => border,
         }
     }
@@ -243,7 +243,7 @@ impl Builder<'_> {
                 }
             }
         }
-        self.imm64(Register::RSP, STACK + 0x1800);
+        self.imm64(Register::RSP, self.shape.stack() + 0x1800);
     }
 
     /// REP MOVS, STOS, CMPS or SCAS from one page into the next, where something may be wrong.

@@ -1,0 +1,359 @@
+//! Which address space goes through the window ([`crate::window`]), and what of it is mapped there.
+//!
+//! A page costs some microseconds to map, so this is for programs that compute for long: for the one
+//! address space that has had the processor nearly for itself for a while, in ring 3. Machines with
+//! several processors do without: there is one range, and threads of one program would share it.
+
+use super::BtVcpu;
+use crate::area::{DataTables, TLB_ENTRIES, TlbEntry, View};
+use crate::signal;
+use crate::window::{self, MOST, Mapped, Window};
+use mem::{PAGE_SIZE, RamOffset};
+use std::time::{Duration, Instant};
+use x86::Bus;
+use x86::exec::Exec;
+use x86::mmu::{Access, Rights};
+use x86::state::seg;
+
+/// The time in ring 3 that an address space must have had, less that of all others.
+pub(crate) const LONG: Duration = Duration::from_millis(20);
+/// The most that is known of it.
+const LONGEST: Duration = Duration::from_millis(60);
+/// Of the time between two looks no more counts: the guest may have slept.
+const SAMPLE: Duration = Duration::from_millis(10);
+/// Pages around one that has faulted are mapped with it, if the program has used them: so many,
+/// aligned.
+const AROUND: u64 = 8;
+
+/// So many pages tell if a program is still the same.
+const FEW: usize = 16;
+
+/// The bits of CR3 that tell an address space.
+const BASE: u64 = 0x000f_ffff_ffff_f000;
+
+/// The address space in the window.
+struct Tenant {
+    /// Of CR3.
+    base: u64,
+    /// What of the guest's flushes it has seen ([`x86::mmu::History`]).
+    space: u64,
+    pages_seen: u64,
+}
+
+/// What there is to know of the window.
+pub(super) struct HostMmu {
+    /// How long an address space must have computed; `None`: the window is not used.
+    after: Option<Duration>,
+    window: Option<Window>,
+    tenant: Option<Tenant>,
+    /// The program that has computed for longest of late, by its address space and its thread's FS base
+    /// (the next program may get the same tables), and how much longer than the others.
+    first: ((u64, u64), Duration),
+    last_look: Instant,
+    /// The first is to go through the window from now on.
+    due: bool,
+}
+
+impl HostMmu {
+    pub(super) fn new(after: Option<Duration>) -> HostMmu {
+        HostMmu {
+            after: after.filter(|_| signal::has_fsgsbase()),
+            window: None,
+            tenant: None,
+            first: ((0, 0), Duration::ZERO),
+            last_look: Instant::now(),
+            due: false,
+        }
+    }
+
+    /// Pages in the window.
+    pub(super) fn len(&self) -> usize {
+        self.window.as_ref().map_or(0, Window::len)
+    }
+
+    /// Where the memory at a linear address is, if it is in the window.
+    pub(super) fn place_of(&self, linear: u64) -> Option<RamOffset> {
+        let host = Window::host(linear)?;
+        let mapped = self.window.as_ref()?.get(host & !(PAGE_SIZE - 1))?;
+        Some(RamOffset(mapped.at.0 | linear & (PAGE_SIZE - 1)))
+    }
+
+    /// True if an address space may be chosen at any moment: for tests.
+    pub(super) fn at_once(&self) -> bool {
+        self.after == Some(Duration::ZERO)
+    }
+}
+
+impl BtVcpu {
+    /// An event is due: looks who computes.
+    pub(super) fn see_who_computes(&mut self) {
+        let Some(after) = self.host_mmu.after else {
+            return;
+        };
+        let now = Instant::now();
+        let passed = now - std::mem::replace(&mut self.host_mmu.last_look, now);
+        let passed = passed.min(SAMPLE);
+        let cpu = self.interp.cpu();
+        if cpu.s.cpl != 3 || !cpu.is_64bit() {
+            return;
+        }
+        let base = cpu.s.cr3 & BASE;
+        let program = (base, cpu.s.seg[usize::from(seg::FS)].base);
+        let m = &mut self.host_mmu;
+        let (of, time) = &mut m.first;
+        if *of == program {
+            *time = (*time + passed).min(LONGEST);
+        } else if *time > passed {
+            *time -= passed;
+        } else {
+            (*of, *time) = (program, passed);
+        }
+        let known = m.tenant.as_ref().is_some_and(|t| t.base == base);
+        m.due = !known && *of == program && *time >= after;
+    }
+
+    /// Lets the address space in by which the program that runs has been chosen. To be called when
+    /// the tables are up to date.
+    pub(super) fn open_window(&mut self) {
+        if !std::mem::take(&mut self.host_mmu.due) {
+            return;
+        }
+        let base = self.interp.cpu().s.cr3 & BASE;
+        if base != self.host_mmu.first.0.0 {
+            return;
+        }
+        if !self.others().is_empty() {
+            self.host_mmu.after = None;
+            return;
+        }
+        let window = self.host_mmu.window.take();
+        let Some(mut window) = window.or_else(|| Window::claim(&self.memory)) else {
+            self.host_mmu.after = None;
+            return;
+        };
+        window.clear();
+        // What the software TLB knows is what the program uses.
+        let ram = self.memory.base() as u64;
+        let tables = &self.area.tables[View::User as usize].data;
+        let mut pages = pages_of(tables, ram);
+        pages.sort_unstable_by_key(|(page, m)| (*page, !m.writable));
+        pages.dedup_by_key(|(page, _)| *page);
+        self.stats.windows += 1;
+        let tenant = Tenant {
+            base,
+            space: self.history.space,
+            pages_seen: self.history.pages,
+        };
+        self.host_mmu.window = Some(window);
+        self.host_mmu.tenant = Some(tenant);
+        self.map(&pages);
+        self.enter_window();
+    }
+
+    /// The address space is another one, or has just been let in: its user code goes through the
+    /// window or not.
+    pub(super) fn enter_window(&mut self) {
+        let base = self.interp.cpu().s.cr3 & BASE;
+        let tenant = self.host_mmu.tenant.as_ref();
+        let inside = tenant.is_some_and(|t| t.base == base);
+        self.area.window = if inside { window::BASE } else { 0 };
+        if inside {
+            self.area.prepare(false);
+        }
+    }
+
+    /// Nobody goes through the window any more.
+    fn close_window(&mut self) {
+        self.host_mmu.tenant = None;
+        self.host_mmu.first.1 = Duration::ZERO;
+        if let Some(window) = &mut self.host_mmu.window {
+            window.clear();
+        }
+        self.area.window = 0;
+    }
+
+    /// Maps pages, given in order; nobody goes through the window any more if the host does not.
+    fn map(&mut self, pages: &[(u64, Mapped)]) {
+        for (_, page) in pages.iter().filter(|(_, m)| m.writable) {
+            self.peers.will_write(page.at);
+        }
+        let Some(window) = &mut self.host_mmu.window else {
+            return;
+        };
+        if window.len() + pages.len() > MOST {
+            window.clear();
+        }
+        if !window.map(pages) {
+            self.close_window();
+        }
+    }
+
+    /// Holds what is mapped against what the guest has flushed since. To be called before user code
+    /// runs, when the tables are up to date.
+    pub(super) fn look_at_window(&mut self, bus: &mut dyn Bus) {
+        if self.area.window == 0 {
+            return;
+        }
+        let Some(tenant) = &mut self.host_mmu.tenant else {
+            return;
+        };
+        let now = (self.history.space, self.history.pages);
+        let seen = (tenant.space, tenant.pages_seen);
+        if now == seen {
+            return;
+        }
+        (tenant.space, tenant.pages_seen) = now;
+        let all = seen.0 != now.0 || self.drops_all(seen.1, &self.history);
+        let window = self.host_mmu.window.as_ref();
+        let pages: Vec<_> = if all {
+            window.map(Window::pages).unwrap_or_default()
+        } else {
+            let mut pages: Vec<_> = self
+                .flushed(seen.1)
+                .filter_map(Window::host)
+                .filter_map(|page| Some((page, window?.get(page)?)))
+                .collect();
+            pages.sort_unstable_by_key(|(page, _)| *page);
+            pages.dedup();
+            pages
+        };
+        self.look_again(bus, &pages);
+    }
+
+    /// Walks the page tables for what is mapped, given in order.
+    fn look_again(&mut self, bus: &mut dyn Bus, pages: &[(u64, Mapped)]) {
+        let (mut gone, mut other) = (Vec::new(), Vec::new());
+        for &(page, mapped) in pages {
+            let linear = Window::linear(page);
+            match linear.and_then(|linear| self.used(bus, linear, mapped.writable)) {
+                Some(now) if now == mapped => {}
+                Some(now) => other.push((page, now)),
+                None => gone.push(page),
+            }
+        }
+        self.stats.window_walks += pages.len() as u64;
+        if pages.len() >= FEW && gone.len() + other.len() > pages.len() / 2 {
+            // Another program has been given the same tables.
+            return self.close_window();
+        }
+        if let Some(window) = &mut self.host_mmu.window {
+            window.unmap(&gone);
+        }
+        self.map(&other);
+    }
+
+    /// Where the page of a linear address is that a program has used, to be written if it has been
+    /// `written` and may be, without a trace.
+    fn used(&mut self, bus: &mut dyn Bus, linear: u64, written: bool) -> Option<Mapped> {
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
+        if x.is_watched_page(linear) {
+            return None;
+        }
+        if written
+            && let Some(found) = x.probe_user(linear, Access::Write)
+            && let Some(page) = x.ram.lookup(found.gpa)
+        {
+            self.peers.will_write(page.at);
+            if page.writable && !self.memory.is_marked(page.at) {
+                let (at, writable) = (page_of(page.at), true);
+                return Some(Mapped { at, writable });
+            }
+        }
+        let found = x.probe_user(linear, Access::Read)?;
+        let (at, writable) = (page_of(x.ram.lookup(found.gpa)?.at), false);
+        Some(Mapped { at, writable })
+    }
+
+    /// The host has faulted at an access through the window: maps the page, if it is RAM that the
+    /// program may use so. Where to go on then.
+    pub(super) fn fill_window(&mut self, bus: &mut dyn Bus) -> Option<u64> {
+        let fault = signal::last_fault();
+        let linear = Window::linear(fault.address)?;
+        let cpu = self.interp.cpu();
+        if self.area.window == 0 || cpu.s.cpl != 3 || !cpu.is_64bit() {
+            return None;
+        }
+        let access = if fault.code & 2 != 0 {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let mut x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
+        let cr2 = x.s.cr2;
+        if x.translate(linear, access, Rights::Program).is_err() {
+            // The interpreter meets the fault again and delivers it.
+            x.s.cr2 = cr2;
+            return None;
+        }
+        let page = Window::host(linear)? & !(PAGE_SIZE - 1);
+        let now = self.used(bus, linear, true)?;
+        if access == Access::Write && !now.writable {
+            return None;
+        }
+        let first = page & !(AROUND * PAGE_SIZE - 1);
+        let mut pages = Vec::new();
+        for near in (0..AROUND).map(|n| first + n * PAGE_SIZE) {
+            let mapped = self.host_mmu.window.as_ref()?.get(near);
+            if near == page {
+                pages.push((page, now));
+            } else if mapped.is_none()
+                && let Some(linear) = Window::linear(near)
+                && let Some(used) = self.used(bus, linear, true)
+            {
+                pages.push((near, used));
+            }
+        }
+        self.map(&pages);
+        self.stats.window_fills += 1;
+        self.area.fault = fault;
+        // Gone if the host would not map it.
+        (self.area.window != 0).then_some(self.exits.again)
+    }
+
+    /// Pages have been marked since: what holds code or is clean must not be written any more.
+    pub(super) fn forbid_writes_through_window(&mut self) {
+        let Some(window) = &mut self.host_mmu.window else {
+            return;
+        };
+        let mut marked: Vec<_> = window.pages();
+        marked.retain(|(_, m)| m.writable && self.memory.is_marked(m.at));
+        for (_, m) in &mut marked {
+            m.writable = false;
+        }
+        self.map(&marked);
+    }
+
+    /// Nothing is written by the software TLB: the window may still be.
+    pub(super) fn tell_window_writes(&self) {
+        if let Some(window) = &self.host_mmu.window {
+            for at in window.writable() {
+                self.peers.will_write(at);
+            }
+        }
+    }
+}
+
+fn page_of(at: RamOffset) -> RamOffset {
+    RamOffset(at.0 & !(PAGE_SIZE - 1))
+}
+
+/// The pages of a software TLB that the window is for. `ram`: where RAM is in this process.
+fn pages_of(tables: &DataTables, ram: u64) -> Vec<(u64, Mapped)> {
+    let of = |table: &[TlbEntry; TLB_ENTRIES], writable| -> Vec<_> {
+        let page = |entry: &TlbEntry| {
+            let page = Window::host(entry.negated_page.wrapping_neg())?;
+            let at = RamOffset(entry.host - ram);
+            Some((page, Mapped { at, writable }))
+        };
+        table.iter().filter_map(page).collect()
+    };
+    let mut pages = of(&tables.write, true);
+    pages.extend(of(&tables.read, false));
+    pages
+}
