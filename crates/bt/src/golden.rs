@@ -6,14 +6,14 @@
 //! MOINHO_BLESS=1 cargo test -p bt golden      writes golden/host-instructions.txt again
 //! ```
 //!
-//! Each instruction stands alone in front of code that needs the flags it leaves, and of code that
+//! Each instruction stands alone (but for runs of the stack, which are one) in front of code that needs the flags it leaves, and of code that
 //! does not. What is counted *in line* runs when all goes well; *aside* is what it adds behind the
 //! block for a TLB miss, a case that is not the usual one, and so on. For an instruction that ends
 //! its block all is in line.
 
 use crate::area::View;
 use crate::switches::Switches;
-use crate::translate::{Output, Source, Translator, exits};
+use crate::translate::{Output, Side, Source, Translator, exits};
 use iced_x86::code_asm::*;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use mem::{Gpa, GuestMemory};
@@ -34,13 +34,22 @@ const LEAVE: u64 = 0x5555_5555_5000;
 
 type One = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
-/// A family: its name, the ring, instructions.
-type Family = (&'static str, u8, &'static [One]);
+/// A family: its name, where it runs, instructions.
+type Family = (&'static str, Place, &'static [One]);
+
+/// Where instructions run.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    Ring(u8),
+    /// In ring 3 through the window, in a page on a side of it; the first instruction of a block or
+    /// not.
+    Window(Side, bool),
+}
 
 const FAMILIES: &[Family] = &[
     (
         "arithmetic in registers",
-        3,
+        Place::Ring(3),
         &[
             |a| a.add(eax, ebx),
             |a| a.sub(rax, 8),
@@ -62,7 +71,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "arithmetic with the stolen registers",
-        3,
+        Place::Ring(3),
         &[
             |a| a.add(r10, rax),
             |a| a.add(rax, r11),
@@ -73,7 +82,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "arithmetic in memory",
-        3,
+        Place::Ring(3),
         &[
             |a| a.add(eax, dword_ptr(rbx + 8)),
             |a| a.add(dword_ptr(rbx + rcx * 4), eax),
@@ -89,7 +98,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "loads and stores",
-        3,
+        Place::Ring(3),
         &[
             |a| a.mov(rax, qword_ptr(rbx)),
             |a| a.mov(eax, dword_ptr(rbx + rcx * 8 + 0x40)),
@@ -108,7 +117,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "stack",
-        3,
+        Place::Ring(3),
         &[
             |a| a.push(rax),
             |a| a.push(r10),
@@ -121,7 +130,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "branches",
-        3,
+        Place::Ring(3),
         &[
             |a| a.jmp(TARGET),
             |a| a.jmp(TARGET + 0x10_0000),
@@ -140,7 +149,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "strings",
-        3,
+        Place::Ring(3),
         &[
             |a| a.rep().movsb(),
             |a| a.rep().stosq(),
@@ -153,7 +162,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "SSE",
-        3,
+        Place::Ring(3),
         &[
             |a| a.movaps(xmm0, xmm1),
             |a| a.movups(xmm0, xmmword_ptr(rbx)),
@@ -170,7 +179,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "AVX",
-        3,
+        Place::Ring(3),
         &[
             |a| a.vaddpd(ymm0, ymm1, ymm2),
             |a| a.vmovdqu(ymm0, ymmword_ptr(rbx)),
@@ -182,7 +191,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "x87",
-        3,
+        Place::Ring(3),
         &[
             |a| a.fld(dword_ptr(rbx)),
             |a| a.fld(tbyte_ptr(rbx)),
@@ -196,7 +205,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "sensitive, user",
-        3,
+        Place::Ring(3),
         &[
             |a| a.pushfq(),
             |a| a.popfq(),
@@ -215,7 +224,7 @@ const FAMILIES: &[Family] = &[
     ),
     (
         "sensitive, kernel",
-        0,
+        Place::Ring(0),
         &[
             |a| a.cli(),
             |a| a.sti(),
@@ -240,6 +249,76 @@ const FAMILIES: &[Family] = &[
             |a| a.mov(rax, qword_ptr(0x10).gs()),
         ],
     ),
+    (
+        "through the window, first in a block",
+        Place::Window(Side::High, true),
+        THROUGH,
+    ),
+    (
+        "through the window, later in a block",
+        Place::Window(Side::High, false),
+        THROUGH,
+    ),
+    (
+        "through the window, off RIP in a page below 4 GiB",
+        Place::Window(Side::Low, false),
+        &[
+            // mov rax, [rip + 0x200]; mov [rip + 0x200], eax
+            |a| a.db(&[0x48, 0x8b, 0x05, 0, 2, 0, 0]),
+            |a| a.db(&[0x89, 0x05, 0, 2, 0, 0]),
+        ],
+    ),
+];
+
+/// What goes through the window.
+const THROUGH: &[One] = &[
+    |a| a.mov(rax, qword_ptr(rbx)),
+    |a| a.mov(qword_ptr(rbx), rax),
+    |a| a.add(dword_ptr(rbx + 8), eax),
+    |a| a.mov(ah, byte_ptr(rbx)),
+    |a| a.mov(r10, qword_ptr(rbx)),
+    |a| a.mov(rax, qword_ptr(r10)),
+    |a| a.mov(rax, qword_ptr(rsp + 8)),
+    |a| a.mov(qword_ptr(rsp + 8), rax),
+    // mov rax, [rip + 0x200]; mov [rip + 0x200], eax
+    |a| a.db(&[0x48, 0x8b, 0x05, 0, 2, 0, 0]),
+    |a| a.db(&[0x89, 0x05, 0, 2, 0, 0]),
+    |a| a.mov(eax, dword_ptr(rbx + rcx * 8 + 0x40)),
+    |a| a.mov(dword_ptr(rbx + rcx * 8 + 0x40), eax),
+    |a| a.mov(rax, qword_ptr(0x28).fs()),
+    |a| a.mov(eax, dword_ptr(0x60_0000)),
+    |a| a.bts(qword_ptr(rbx), rcx),
+    // Twice by one base: it is asked about once.
+    |a| {
+        a.mov(rax, qword_ptr(rbx))?;
+        a.mov(rcx, qword_ptr(rbx + 8))
+    },
+    |a| a.push(rax),
+    |a| {
+        a.push(rbp)?;
+        a.push(rbx)?;
+        a.push(r12)
+    },
+    |a| a.push(qword_ptr(rbx)),
+    |a| a.pop(rax),
+    |a| {
+        a.pop(r12)?;
+        a.pop(rbx)?;
+        a.pop(rbp)
+    },
+    |a| {
+        a.add(rsp, 0x18)?;
+        a.pop(rbx)?;
+        a.pop(rbp)?;
+        a.ret()
+    },
+    |a| a.leave(),
+    |a| a.mov(rsp, rbp),
+    |a| a.sub(rsp, 0x40),
+    |a| a.call(TARGET),
+    |a| a.call(qword_ptr(rbx)),
+    |a| a.jmp(qword_ptr(rbx + rcx * 8)),
+    |a| a.ret(),
 ];
 
 /// Nobody is asked while code is translated.
@@ -311,16 +390,20 @@ fn measure(code: &[u8]) -> (usize, usize) {
 pub(crate) struct Golden {
     pub(crate) vcpu: InterpVcpu,
     pub(crate) translator: Translator,
-    ring: u8,
+    place: Place,
 }
 
 impl Golden {
-    pub(crate) fn new(ring: u8) -> Golden {
+    pub(crate) fn new(place: Place) -> Golden {
         let (exits, _) = exits(ORIGIN, LEAVE, None, &Switches::default());
+        let ring = match place {
+            Place::Ring(ring) => ring,
+            Place::Window(..) => 3,
+        };
         Golden {
             vcpu: processor(ring),
             translator: Translator::new(exits, Box::new(|_| true), Switches::default()),
-            ring,
+            place,
         }
     }
 
@@ -337,14 +420,19 @@ impl Golden {
                 put(at, &[0x01, 0xc0]); // add eax, eax
             }
         }
-        let view = if self.ring == 3 {
-            View::User
-        } else {
-            View::Kernel
+        let (view, side) = match self.place {
+            Place::Ring(3) => (View::User, None),
+            Place::Ring(_) => (View::Kernel, None),
+            Place::Window(side, _) => (View::Window, Some(side)),
         };
+        // In front of what is not to be the first: a NOP leaves no trace.
+        let before = self.before() as u64;
+        if before != 0 {
+            put(AT - before, &[0x90]);
+        }
         let live_flags = [const { core::cell::Cell::new(0) }; 4096];
         let source = Source {
-            rip: AT,
+            rip: AT - before,
             page: &page,
             fixed: None,
             others: &|_| None,
@@ -359,7 +447,7 @@ impl Golden {
             counter: None,
             copies: false,
             entry: None,
-            side: None,
+            side,
         };
         let x = Exec {
             cpu: self.vcpu.cpu(),
@@ -368,15 +456,21 @@ impl Golden {
         self.translator.block(&x, &source).expect("a block")
     }
 
-    /// Instructions and bytes in line, bytes aside.
-    fn cost(&mut self, bytes: &[u8], live: bool) -> [usize; 3] {
+    /// Instructions in front of those that are measured, one byte each.
+    fn before(&self) -> usize {
+        usize::from(matches!(self.place, Place::Window(_, false)))
+    }
+
+    /// Instructions and bytes in line, bytes aside, of so many instructions.
+    fn cost(&mut self, bytes: &[u8], guest: usize, live: bool) -> [usize; 3] {
         let whole = self.block(bytes, live);
-        let start = whole.map[0].0 as usize;
-        let Some(&(end, _)) = whole.map.get(1) else {
+        let first = self.before();
+        let start = whole.map[first].0 as usize;
+        let Some(&(end, _)) = whole.map.get(first + guest) else {
             let (count, bytes) = measure(&whole.code[start..]);
             return [count, bytes, 0];
         };
-        // What the code behind it costs alone: a NOP in its place leaves no trace.
+        // What the code behind it costs alone: a NOP in its place, too.
         let rest = self.block(&[0x90], live);
         let (count, bytes) = measure(&whole.code[start..end as usize]);
         let len = |o: &Output| o.code.len() + o.cold.len();
@@ -390,8 +484,8 @@ fn table() -> String {
         "# Host code of guest instructions: instructions and bytes in line, bytes aside, where the\n\
          # flags are needed afterwards and where not. Made by crates/bt/src/golden.rs, which says how.\n",
     );
-    for (family, ring, list) in FAMILIES {
-        let mut golden = Golden::new(*ring);
+    for (family, place, list) in FAMILIES {
+        let mut golden = Golden::new(*place);
         writeln!(
             out,
             "\n## {family}\n{:40} {:>19} {:>19}",
@@ -403,12 +497,17 @@ fn table() -> String {
             let mut a = CodeAssembler::new(64).unwrap();
             one(&mut a).unwrap();
             let bytes = a.assemble(AT).unwrap();
-            let mut text = String::new();
-            let i = Decoder::with_ip(64, &bytes, AT, DecoderOptions::NONE).decode();
-            IntelFormatter::new().format(&i, &mut text);
-            write!(out, "{text:40}").unwrap();
+            let run: Vec<_> = Decoder::with_ip(64, &bytes, AT, DecoderOptions::NONE)
+                .iter()
+                .map(|i| {
+                    let mut text = String::new();
+                    IntelFormatter::new().format(&i, &mut text);
+                    text
+                })
+                .collect();
+            write!(out, "{:40}", run.join("; ")).unwrap();
             for (n, live) in [true, false].into_iter().enumerate() {
-                let [count, bytes, aside] = golden.cost(&bytes, live);
+                let [count, bytes, aside] = golden.cost(&bytes, run.len(), live);
                 write!(out, " {count:5} {bytes:6} {aside:6}").unwrap();
                 sums[n] += count;
             }

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::area::View;
-use crate::golden::Golden;
+use crate::golden::{Golden, Place};
 use crate::translate::Source;
 use std::time::Instant;
 use x86::exec::Exec;
@@ -32,7 +32,7 @@ fn library() -> Vec<[u8; 4096]> {
 #[ignore = "a measurement"]
 fn translation_speed() {
     let pages = library();
-    let mut golden = Golden::new(3);
+    let mut golden = Golden::new(Place::Ring(3));
     let (mut best, mut counts) = (f64::MAX, [0; 3]);
     for _ in 0..5 {
         let start = Instant::now();

@@ -211,3 +211,193 @@ impl Drop for Window {
         *CLAIM.lock().unwrap_or_else(PoisonError::into_inner) = Claim::Free;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mem::Gpa;
+    use std::sync::MutexGuard;
+
+    /// The turn of a test: there is one range in a process.
+    fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the host's kernel lets this process do at an address; `None` if nothing is there.
+    fn rights(address: u64) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            let (from, to) = words.next()?.split_once('-')?;
+            let bound = |text| u64::from_str_radix(text, 16).unwrap();
+            let inside = (bound(from)..bound(to)).contains(&address);
+            inside.then(|| words.next().unwrap().into())
+        })
+    }
+
+    /// Eight bytes of a page that is mapped.
+    fn read(host: u64) -> u64 {
+        assert!(rights(host).is_some_and(|rights| rights.starts_with('r')));
+        // SAFETY: it may be read, and holds plain bytes.
+        unsafe { (host as *const u64).read_volatile() }
+    }
+
+    /// Memory whose pages hold their own addresses.
+    fn memory() -> GuestMemory {
+        let memory = GuestMemory::flat(0x10_0000).unwrap();
+        for page in (0..0x10_0000).step_by(0x1000) {
+            memory.write_word(Gpa(page), page).unwrap();
+        }
+        memory
+    }
+
+    fn page(at: u64, writable: bool) -> Mapped {
+        let at = RamOffset(at);
+        Mapped { at, writable }
+    }
+
+    #[test]
+    fn only_addresses_below_4_gib_and_those_with_the_bit_alone_are_in_it() {
+        let bit = 1 << BIT;
+        let same = [0x1_0000, 0x40_1234, 0xffff_f000, 0xffff_ffff].map(|a| (a, a));
+        let moved = [0, 1, 0xfff, 0x1000, 0x3f00_1234_5678, bit - 1].map(|n| (bit + n, START + n));
+        for (linear, host) in same.into_iter().chain(moved) {
+            assert_eq!(Window::host(linear), Some(host), "{linear:x}");
+            assert_eq!(Window::linear(host), Some(linear), "{host:x}");
+        }
+        for linear in [
+            0,
+            0xffff,
+            1 << 32,
+            START,
+            bit - 1,
+            2 * bit,
+            3 * bit,
+            // Of the kernel, without and with the bit, and not canonical.
+            0xffff_8000_0000_0000,
+            0xffff_c000_0000_1000,
+            bit | 1 << 63,
+            bit | 1 << 62,
+            !0,
+            BASE,
+            BASE.wrapping_neg(),
+            (2 * bit).wrapping_sub(BASE),
+        ] {
+            assert_eq!(Window::host(linear), None, "{linear:x}");
+        }
+        for host in [
+            0,
+            0xffff,
+            1 << 32,
+            START - 1,
+            START + bit,
+            BASE,
+            2 * bit - 1,
+            !0,
+        ] {
+            assert_eq!(Window::linear(host), None, "{host:x}");
+        }
+        // What may be added to an address that was asked about leads to nothing but room.
+        assert!(START - LOW.end >= 1 << 32 && RESERVED.end - HIGH.end >= 1 << 32);
+        assert!(RESERVED.end < 1 << (BIT + 1) && RESERVED.start == LOW.start);
+    }
+
+    #[test]
+    fn pages_are_what_is_mapped_with_the_rights_they_are_mapped_with() {
+        let _turn = turn();
+        let memory = memory();
+        let mut window = Window::claim(&memory).unwrap();
+        let (low, high) = (0x40_0000, START + 0x5000);
+        let pages = [
+            (low, page(0x3000, true)),
+            (low + 0x1000, page(0x4000, true)),
+            (low + 0x2000, page(0x5000, false)),
+            (low + 0x3000, page(0x9000, false)),
+            (high, page(0x3000, false)),
+            (HIGH.end - 0x1000, page(0xf_f000, true)),
+        ];
+        assert!(window.map(&pages));
+        assert_eq!(
+            (window.len(), window.pages()),
+            (pages.len(), pages.to_vec())
+        );
+        for (at, mapped) in pages {
+            assert_eq!(window.get(at), Some(mapped));
+            assert_eq!(read(at), mapped.at.0);
+            let expected = if mapped.writable { "rw-s" } else { "r--s" };
+            assert_eq!(rights(at).as_deref(), Some(expected), "{at:x}");
+        }
+        let mut writable: Vec<_> = window.writable().map(|at| at.0).collect();
+        writable.sort_unstable();
+        assert_eq!(writable, [0x3000, 0x4000, 0xf_f000]);
+        // It is the guest's memory itself.
+        memory.write_word(Gpa(0x3008), 77u64).unwrap();
+        assert_eq!((read(low + 8), read(high + 8)), (77, 77));
+        // Others in their place.
+        assert!(window.map(&[(low, page(0x7000, false)), (high, page(0x8000, true))]));
+        assert_eq!((read(low), read(high)), (0x7000, 0x8000));
+        assert_eq!(rights(low).as_deref(), Some("r--s"));
+        assert_eq!(rights(high).as_deref(), Some("rw-s"));
+        assert_eq!(window.get(low), Some(page(0x7000, false)));
+        assert_eq!(window.len(), pages.len());
+    }
+
+    #[test]
+    fn what_is_taken_out_is_reserved_again_and_the_rest_stays() {
+        let _turn = turn();
+        let memory = memory();
+        let mut window = Window::claim(&memory).unwrap();
+        let pages: Vec<_> = (1..8)
+            .map(|n| (START + 0x1000 * n, page(0x1000 * n, true)))
+            .chain([(START + 0x2_0000, page(0, false))])
+            .collect();
+        assert!(window.map(&pages));
+        let gone = [2, 3, 5].map(|n| START + 0x1000 * n);
+        window.unmap(&gone);
+        for (at, mapped) in &pages {
+            if gone.contains(at) {
+                assert_eq!(rights(*at).as_deref(), Some("---p"), "{at:x}");
+                assert_eq!(window.get(*at), None);
+            } else {
+                assert_eq!(read(*at), mapped.at.0);
+                assert_eq!(window.get(*at), Some(*mapped));
+            }
+        }
+        window.clear();
+        assert_eq!((window.len(), window.pages()), (0, Vec::new()));
+        for (at, _) in &pages {
+            assert_eq!(rights(*at).as_deref(), Some("---p"), "{at:x}");
+        }
+    }
+
+    #[test]
+    fn it_is_one_processors_at_a_time_and_empty_for_the_next() {
+        let _turn = turn();
+        let memory = memory();
+        let at = START + 0x7000;
+        for _ in 0..2 {
+            let mut window = Window::claim(&memory).unwrap();
+            assert_eq!(window.len(), 0);
+            // Nothing else of this process gets in between.
+            for address in [RESERVED.start, 1 << 32, START, HIGH.end, RESERVED.end - 1] {
+                assert_eq!(rights(address).as_deref(), Some("---p"), "{address:x}");
+            }
+            assert!(window.map(&[(at, page(0x2000, true))]));
+            assert!(Window::claim(&memory).is_none());
+            drop(window);
+            assert_eq!(rights(at).as_deref(), Some("---p"));
+        }
+    }
+
+    #[test]
+    fn what_the_host_does_not_map_is_not_known_as_mapped() {
+        let _turn = turn();
+        let memory = memory();
+        let mut window = Window::claim(&memory).unwrap();
+        window.file = -1;
+        assert!(!window.map(&[(START, page(0, true))]));
+        assert_eq!((window.len(), window.get(START)), (0, None));
+        assert_eq!(rights(START).as_deref(), Some("---p"));
+    }
+}
