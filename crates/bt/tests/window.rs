@@ -1,0 +1,568 @@
+//! Programs of ring 3 whose memory the host's MMU checks, by way of the window: pages that are mapped
+//! anew, protected and written; accesses that are in part elsewhere; stack pointers that leave it.
+//! Each program must do what it does in the interpreter, down to the accessed and dirty bits, and must
+//! have gone through the window.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![allow(missing_docs)]
+
+#[path = "window/rig.rs"]
+mod rig;
+#[path = "window/stack.rs"]
+mod stack;
+#[path = "support/end_bus.rs"]
+mod support;
+
+use iced_x86::code_asm::*;
+use mem::Gpa;
+use rig::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use x86::{Engine, Signals, Stop};
+
+/// Nothing but what was mapped is needed from the interpreter: `most` accesses at most were.
+fn is_in_the_window(rig: &Rig, most: u64) {
+    let [fills, missed, pages] =
+        ["window_fills", "window_missed", "window_pages"].map(|name| rig.count(name));
+    assert!(
+        fills > 0 && missed <= most && pages > 0,
+        "{fills} {missed} {pages}"
+    );
+}
+
+#[test]
+fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
+    for how in [Service::StoreInvlpg, Service::StoreFlush] {
+        compare(
+            &|rig| {
+                let table = rig.table(DATA);
+                rig.word(DATA_AT, 1);
+                rig.word(OTHER_AT, 100);
+                rig.word(OTHER_AT + 0x1000, 10_000);
+                rig.program(&|a| {
+                    a.mov(r14, DATA)?;
+                    a.mov(ebx, 0)?;
+                    for (n, at) in [OTHER_AT, OTHER_AT + 0x1000, DATA_AT]
+                        .into_iter()
+                        .enumerate()
+                    {
+                        let mut again = a.create_label();
+                        a.mov(r15d, 50)?;
+                        a.set_label(&mut again)?;
+                        a.add(rbx, qword_ptr(r14))?;
+                        a.inc(qword_ptr(r14 + 8 * (n as i32 + 1)))?;
+                        a.dec(r15d)?;
+                        a.jne(again)?;
+                        change(a, how, table, at | WRITABLE, DATA)?;
+                    }
+                    a.add(rbx, qword_ptr(r14))?;
+                    a.mov(qword_ptr(r14 + 0x100), rbx)
+                });
+            },
+            &|rig| {
+                assert_eq!(rig.read(DATA_AT + 0x100), 50 * 10_101 + 1);
+                assert_eq!(rig.read(OTHER_AT + 16), 50);
+                is_in_the_window(rig, 0);
+                assert!(rig.count("window_walks") > 0);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_page_that_goes_is_missing_after_the_flush() {
+    compare(
+        &|rig| {
+            let table = rig.table(DATA);
+            rig.store(table, OTHER_AT | WRITABLE, 0);
+            rig.store(table, DATA_AT | WRITABLE, 0);
+            rig.program(&|a| {
+                a.mov(r14, DATA)?;
+                a.mov(qword_ptr(r14), 7)?;
+                change(a, Service::StoreInvlpg, table, 0, DATA)?;
+                a.mov(qword_ptr(r14), 8)?;
+                change(a, Service::StoreFlush, table, 0, DATA)?;
+                a.add(rbx, qword_ptr(r14))
+            });
+        },
+        &|rig| {
+            let noted = rig.noted();
+            assert_eq!(noted.len(), 2);
+            assert_eq!(
+                (noted[0].vector, noted[0].error, noted[0].cr2),
+                (14, 6, DATA)
+            );
+            assert_eq!(
+                (noted[1].vector, noted[1].error, noted[1].cr2),
+                (14, 4, DATA)
+            );
+            assert_eq!((rig.read(DATA_AT), rig.read(OTHER_AT)), (7, 8));
+            is_in_the_window(rig, 2);
+        },
+    );
+}
+
+/// Stores to a page that may only be read.
+const STORES: &[Part] = &[
+    |a| a.mov(qword_ptr(r14), 5),
+    |a| a.mov(byte_ptr(r14 + 0xfff), cl),
+    |a| a.add(qword_ptr(r14), rcx),
+    |a| a.lock().xadd(qword_ptr(r14), rcx),
+    |a| a.xchg(dword_ptr(r14), ecx),
+    |a| a.movups(xmmword_ptr(r14 + 0x30), xmm3),
+    |a| a.vmovdqu(ymmword_ptr(r14 + 0x21), ymm3),
+    |a| a.bts(qword_ptr(r14), rcx),
+    |a| {
+        a.mov(rbx, r14)?;
+        a.mov(ah, byte_ptr(rbx))?;
+        a.mov(byte_ptr(rbx), ah)
+    },
+    |a| a.mov(r10, rcx).and_then(|()| a.mov(qword_ptr(r14), r10)),
+    |a| a.mov(r11, r14).and_then(|()| a.mov(qword_ptr(r11), r10)),
+    |a| {
+        a.mov(edx, 8)
+            .and_then(|()| a.mov(qword_ptr(r14 + rdx * 8), rcx))
+    },
+    |a| {
+        a.lea(rsp, qword_ptr(r14 + 0x100))
+            .and_then(|()| a.push(rcx))
+    },
+    |a| {
+        a.lea(rsp, qword_ptr(r14 + 0x100))?;
+        a.push(rbx)?;
+        a.push(rcx)?;
+        a.push(rbp)
+    },
+    |a| {
+        a.lea(rsp, qword_ptr(r14 + 0x100))
+            .and_then(|()| a.push(qword_ptr(r14)))
+    },
+    |a| {
+        a.lea(rdi, qword_ptr(r14 + 0x100))?;
+        a.mov(ecx, 20)?;
+        a.rep().stosq()
+    },
+    |a| a.fst(dword_ptr(r14)),
+    |a| a.sete(byte_ptr(r14)),
+];
+
+#[test]
+fn a_store_to_a_page_that_may_be_read_faults_until_it_is_given_a_copy() {
+    for store in STORES {
+        compare(
+            &|rig| {
+                let table = rig.map(SPACES[0], DATA, DATA_AT | READ_ONLY);
+                rig.store(table, OTHER_AT | WRITABLE, 0);
+                rig.program(&|a| {
+                    let mut next = a.create_label();
+                    a.mov(r14, DATA)?;
+                    a.mov(ebx, dword_ptr(r14))?;
+                    a.mov(ecx, 3)?;
+                    a.mov(rbp, 0x1234_5678_9abcu64)?;
+                    a.jmp(next)?;
+                    a.set_label(&mut next)?;
+                    store(a)?;
+                    store(a)?;
+                    a.mov(rsp, TOP)?;
+                    a.mov(rbx, qword_ptr(r14))
+                });
+            },
+            &|rig| {
+                let noted = rig.noted();
+                assert_eq!(noted.len(), 1);
+                assert_eq!((noted[0].vector, noted[0].error), (14, 7));
+                assert_eq!(noted[0].cr2 & !0xfff, DATA);
+                assert_eq!(rig.read(DATA_AT), 0);
+                is_in_the_window(rig, 3);
+            },
+        );
+    }
+}
+
+#[test]
+fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
+    const ACCESSED: u64 = 0x20;
+    const DIRTY: u64 = 0x40;
+    // Far from each other, and pages that nobody uses beside each.
+    let page = |n: u64| DATA + ((2 * n) << 12);
+    compare(
+        &|rig| {
+            let tables: Vec<u64> = (0..7).map(|n| rig.table(page(n))).collect();
+            rig.program(&|a| {
+                let mut again = a.create_label();
+                a.mov(r14, DATA)?;
+                a.mov(r15, DATA + 0x3_0000)?;
+                a.mov(r13d, 20)?;
+                a.set_label(&mut again)?;
+                // Read; written; both at once; read, then written; across a border; not at all.
+                a.add(rbx, qword_ptr(r14))?;
+                a.mov(qword_ptr(r14 + 0x2000), rbx)?;
+                a.inc(dword_ptr(r14 + 0x4000))?;
+                a.add(rbx, qword_ptr(r14 + 0x6000))?;
+                a.mov(rcx, qword_ptr(r14 + 0x8ffc))?;
+                a.dec(r13d)?;
+                a.jne(again)?;
+                for (n, table) in tables.iter().enumerate() {
+                    a.mov(rdi, *table)?;
+                    serve(a, Service::Load)?;
+                    a.mov(qword_ptr(r15 + 8 * n as i32), rax)?;
+                }
+                a.mov(byte_ptr(r14 + 0x6000), 1)?;
+                a.mov(rdi, tables[3])?;
+                serve(a, Service::Load)?;
+                a.mov(qword_ptr(r15 + 0x80), rax)?;
+                // Bits that are taken away come again after a flush.
+                for n in [0, 1] {
+                    let entry = (DATA_AT + ((2 * n) << 12)) | WRITABLE;
+                    change(a, Service::StoreInvlpg, tables[n as usize], entry, page(n))?;
+                }
+                a.mov(rbx, qword_ptr(r14 + 0x2000))?;
+                a.mov(rdi, tables[1])?;
+                serve(a, Service::Load)?;
+                a.mov(qword_ptr(r15 + 0x88), rax)?;
+                a.mov(rdi, tables[0])?;
+                serve(a, Service::Load)?;
+                a.mov(qword_ptr(r15 + 0x90), rax)?;
+                a.mov(qword_ptr(r14 + 0x2000), rbx)?;
+                a.mov(rdi, tables[1])?;
+                serve(a, Service::Load)?;
+                a.mov(qword_ptr(r15 + 0x98), rax)
+            });
+        },
+        &|rig| {
+            let bits = |n: u64| rig.read(DATA_AT + 0x3_0000 + 8 * n) & (ACCESSED | DIRTY);
+            let both = ACCESSED | DIRTY;
+            let now: Vec<u64> = (0..7).map(bits).collect();
+            assert_eq!(now, [ACCESSED, both, both, ACCESSED, ACCESSED, 0, 0]);
+            assert_eq!(
+                [0x10, 0x11, 0x12, 0x13].map(bits),
+                [both, ACCESSED, 0, both]
+            );
+            is_in_the_window(rig, 0);
+        },
+    );
+}
+
+#[test]
+fn code_is_what_was_written_there_last_by_any_address() {
+    const FUNCTION: u64 = CODE + 0x4000;
+    // The same page, where it is only written.
+    const ALIAS: u64 = DATA + 0x2_0000;
+    for to in [FUNCTION, ALIAS] {
+        compare(
+            &|rig| {
+                rig.map(SPACES[0], ALIAS, (CODE_AT + 0x4000) | WRITABLE);
+                rig.program(&|a| {
+                    let mut again = a.create_label();
+                    a.mov(r14, to)?;
+                    a.mov(ebx, 0)?;
+                    // Written so far as any page is: by both addresses, and what is beside it.
+                    a.mov(rcx, FUNCTION)?;
+                    a.mov(rdx, ALIAS)?;
+                    for at in [rcx, rdx] {
+                        a.mov(byte_ptr(at + 0x800), 1)?;
+                        a.mov(byte_ptr(at + 0x1800), 1)?;
+                    }
+                    // add rbx, 0; ret
+                    a.mov(dword_ptr(r14), 0x00c3_8348)?;
+                    a.mov(byte_ptr(r14 + 4), 0xc3)?;
+                    a.mov(r13d, 100)?;
+                    a.set_label(&mut again)?;
+                    a.mov(byte_ptr(r14 + 3), r13b)?;
+                    a.call(FUNCTION)?;
+                    // Beside the code.
+                    a.inc(dword_ptr(r14 + 0x900))?;
+                    a.dec(r13d)?;
+                    a.jne(again)?;
+                    a.mov(qword_ptr(r14 + 0x800), rbx)
+                });
+            },
+            &|rig| {
+                assert_eq!(rig.read(CODE_AT + 0x4800), 5050);
+                is_in_the_window(rig, 1000);
+                assert!(rig.count("dropped") > 50);
+            },
+        );
+    }
+}
+
+#[test]
+fn an_address_space_sees_its_own_pages_alone() {
+    // With and without a PCID that keeps what is known.
+    for [first, second] in [SPACES, [SPACES[0] | 1 | 1 << 63, SPACES[1] | 2 | 1 << 63]] {
+        compare(
+            &|rig| {
+                for n in 0..32u64 {
+                    rig.word(DATA_AT + (n << 12), 1);
+                    rig.word(OTHER_AT + (n << 12), 1000);
+                    rig.map(
+                        SPACES[1],
+                        DATA + (n << 12),
+                        (OTHER_AT + (n << 12)) | WRITABLE,
+                    );
+                }
+                rig.program(&|a| {
+                    let [mut again, mut more] = core::array::from_fn(|_| a.create_label());
+                    a.mov(rsi, first)?;
+                    serve(a, Service::Space)?;
+                    a.mov(r13d, 200)?;
+                    a.mov(ebx, 0)?;
+                    a.mov(r12, first)?;
+                    a.mov(r15, second)?;
+                    a.set_label(&mut again)?;
+                    a.mov(r14, DATA)?;
+                    a.mov(ebp, 32)?;
+                    a.set_label(&mut more)?;
+                    a.add(rbx, qword_ptr(r14))?;
+                    a.inc(dword_ptr(r14 + 8))?;
+                    a.add(r14, 0x1000)?;
+                    a.dec(ebp)?;
+                    a.jne(more)?;
+                    a.xchg(r12, r15)?;
+                    a.mov(rsi, r12)?;
+                    serve(a, Service::Space)?;
+                    a.dec(r13d)?;
+                    a.jne(again)?;
+                    a.mov(r14, DATA)?;
+                    a.mov(qword_ptr(r14 + 16), rbx)
+                });
+            },
+            &|rig| {
+                assert_eq!(rig.read(DATA_AT + 16), 100 * 32 * 1001);
+                assert_eq!(
+                    (rig.read(DATA_AT + 0x3008), rig.read(OTHER_AT + 0x3008)),
+                    (100, 100)
+                );
+                is_in_the_window(rig, 0);
+            },
+        );
+    }
+}
+
+#[test]
+fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
+    let _turn = turn();
+    let mut rig = Rig::new(&through(""));
+    for n in 0..32u64 {
+        rig.word(DATA_AT + (n << 12), 1);
+        rig.word(OTHER_AT + (n << 12), 1000);
+        rig.map(
+            SPACES[1],
+            DATA + (n << 12),
+            (OTHER_AT + (n << 12)) | WRITABLE,
+        );
+    }
+    rig.program(&|a| {
+        let mut again = a.create_label();
+        a.mov(r14, DATA)?;
+        a.mov(ebx, 0)?;
+        a.set_label(&mut again)?;
+        a.add(rbx, qword_ptr(r14))?;
+        a.mov(qword_ptr(r14 + 8), rbx)?;
+        a.add(r14, 0x1000)?;
+        a.cmp(r14d, (DATA + 0x2_0000) as i32)?;
+        a.jne(again)
+    });
+    // Who has computed for longer is let in: what passes between two runs counts, too.
+    for (n, space) in (1..5).zip(SPACES.into_iter().cycle()) {
+        rig.start.cr3 = space;
+        for _ in 0..200 {
+            rig.run();
+            let own = if space == SPACES[0] { 1 } else { 1000 };
+            assert_eq!(rig.vcpu.state().gpr[3], 32 * own);
+            if rig.count("windows") == n {
+                break;
+            }
+            let now = Instant::now();
+            while now.elapsed() < Duration::from_millis(1) {}
+        }
+        assert_eq!(rig.count("windows"), n);
+        // In the window, too.
+        rig.run();
+    }
+    assert!(rig.count("window_fills") > 0);
+    for at in [DATA_AT, OTHER_AT] {
+        let own = rig.read(at);
+        assert_eq!(rig.read(at + 0x1_f008), 32 * own);
+    }
+}
+
+#[test]
+fn tables_that_another_program_is_given_lead_to_its_pages() {
+    // So few pages that they are changed one by one, and so many that all go.
+    for pages in [4, 48] {
+        compare(
+            &|rig| {
+                for n in 0..pages {
+                    rig.word(DATA_AT + (n << 12), 1);
+                    rig.word(OTHER_AT + (n << 12), 1000);
+                    // Half of them have none.
+                    let entry = if n % 2 == 0 {
+                        (OTHER_AT + (n << 12)) | WRITABLE
+                    } else {
+                        0
+                    };
+                    rig.map(SPACES[1], DATA + (n << 12), entry);
+                }
+                for _ in 0..2 * pages {
+                    rig.store(0, 0, CODE + 0x2000);
+                }
+                let table = rig.upper(DATA);
+                let [first, second] = SPACES.map(|space| rig.read(space + (table & 0xfff)));
+                rig.program(&|a| {
+                    let [mut again, mut more] = core::array::from_fn(|_| a.create_label());
+                    a.mov(r13d, 4)?;
+                    a.mov(ebx, 0)?;
+                    a.mov(r12, first)?;
+                    a.mov(r15, second)?;
+                    a.set_label(&mut again)?;
+                    a.mov(r14, DATA)?;
+                    a.mov(ebp, pages as u32)?;
+                    a.set_label(&mut more)?;
+                    a.call(CODE + 0x1000)?;
+                    a.add(r14, 0x1000)?;
+                    a.dec(ebp)?;
+                    a.jne(more)?;
+                    a.xchg(r12, r15)?;
+                    a.mov(rdi, table)?;
+                    a.mov(rsi, r12)?;
+                    serve(a, Service::StoreFlush)?;
+                    a.dec(r13d)?;
+                    a.jne(again)?;
+                    a.mov(r14, DATA)?;
+                    a.mov(qword_ptr(r14 + 16), rbx)
+                });
+                rig.put(CODE + 0x1000, CODE_AT + 0x1000, &|a| {
+                    a.add(rbx, qword_ptr(r14))?;
+                    a.inc(dword_ptr(r14 + 8))?;
+                    a.ret()
+                });
+                // There is no page.
+                rig.put(CODE + 0x2000, CODE_AT + 0x2000, &|a| {
+                    a.add(rbx, 7)?;
+                    a.ret()
+                });
+            },
+            &|rig| {
+                let half = pages / 2;
+                assert_eq!(rig.read(DATA_AT + 16), 2 * pages + 2 * half * 1007);
+                assert_eq!(rig.read(OTHER_AT + 0x2008), 2);
+                is_in_the_window(rig, 2 * pages);
+                assert_eq!(rig.count("windows") > 1, pages > 16);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_data_breakpoint_on_a_page_in_the_window_traps_from_then_on_alone() {
+    compare(
+        &|rig| {
+            for _ in 0..2 {
+                rig.store(KERNEL + OTHER_AT, 1, 0);
+            }
+            rig.program(&|a| {
+                a.mov(r14, DATA)?;
+                // The page is there by then; afterwards it is as before.
+                for control in [0u32, 1 | 1 << 16 | 3 << 18, 0, 1 | 3 << 16 | 3 << 18, 0] {
+                    a.lea(rdi, qword_ptr(r14 + 0x40))?;
+                    a.mov(esi, control | 0x400)?;
+                    serve(a, Service::Debug)?;
+                    for n in 0..2 {
+                        a.mov(dword_ptr(r14 + 0x80), n)?;
+                        a.mov(rcx, qword_ptr(r14 + 0x100))?;
+                    }
+                    a.mov(dword_ptr(r14 + 0x40), control as i32)?;
+                    a.inc(rbx)?;
+                }
+                a.mov(rdx, qword_ptr(r14 + 0x40))
+            });
+        },
+        &|rig| {
+            let vectors: Vec<u64> = rig.noted().iter().map(|n| n.vector).collect();
+            assert_eq!(vectors, [1, 1]);
+            is_in_the_window(rig, 0);
+        },
+    );
+}
+
+/// A copy that is brought up to date by the pages which the log names is always the same as the memory.
+#[test]
+fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
+    let _turn = turn();
+    let engine = through("");
+    let mut rig = Rig::new(&engine);
+    // Writes pages by chance, one after the other, in all manners.
+    rig.program(&|a| {
+        let mut again = a.create_label();
+        a.mov(r13, 0x9e37_79b9_7f4a_7c15u64)?;
+        a.mov(ebx, 1)?;
+        a.mov(r14, DATA)?;
+        a.set_label(&mut again)?;
+        a.imul_2(rbx, r13)?;
+        a.inc(rbx)?;
+        a.mov(rax, rbx)?;
+        a.shr(rax, 58)?;
+        a.shl(rax, 12)?;
+        a.lea(rsi, qword_ptr(r14 + rax))?;
+        a.mov(rcx, qword_ptr(rsi))?;
+        a.mov(qword_ptr(rsi + 8), rbx)?;
+        a.mov(qword_ptr(r14 + rax + 0x100), rbx)?;
+        a.add(qword_ptr(rsi), rbx)?;
+        a.push(rbx)?;
+        a.pop(rcx)?;
+        a.jmp(again)
+    });
+    let signals = rig.bus.0.clone();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                signals.raise(Signals::RETURN);
+                let now = Instant::now();
+                while now.elapsed() < Duration::from_micros(300) {}
+            }
+        });
+        rig.vcpu.set_state(&rig.start).unwrap();
+        let go_on = |rig: &mut Rig, times: u32| {
+            for _ in 0..times {
+                assert_eq!(rig.vcpu.run(&mut rig.bus, u64::MAX), Stop::Requested);
+                rig.bus.0.lower(Signals::RETURN);
+            }
+        };
+        let page = |rig: &Rig, at: u64| {
+            let mut bytes = [0u8; 0x1000];
+            rig.ram.read(Gpa(at), &mut bytes).unwrap();
+            bytes
+        };
+        let mut named = 0;
+        for times in [1, 3, 10] {
+            // Most pages are writable in the window by then.
+            go_on(&mut rig, 20);
+            engine.log_dirty(&rig.ram, true).unwrap();
+            let mut copy: Vec<_> = (0..RAM >> 12).map(|n| page(&rig, n << 12)).collect();
+            for _ in 0..20 {
+                go_on(&mut rig, times);
+                let taken = engine.take_dirty(&rig.ram).unwrap();
+                named += taken.len();
+                for at in taken {
+                    copy[(at.0 >> 12) as usize] = page(&rig, at.0);
+                }
+                for (n, known) in (0..).zip(&copy) {
+                    assert!(
+                        *known == page(&rig, n << 12),
+                        "page {n:x} is not in the log"
+                    );
+                }
+            }
+            engine.log_dirty(&rig.ram, false).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        // Some, and not all each time.
+        assert!(
+            named > 60 && named < 60 * (DATA_PAGES as usize + 16),
+            "{named}"
+        );
+        // The first store to each is the interpreter's.
+        is_in_the_window(&rig, 2 * named as u64 + 100);
+    });
+}
