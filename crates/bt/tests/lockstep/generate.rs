@@ -31,6 +31,9 @@ thread_local! {
     pub static HOST: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
+/// What is added to an address on the way through the window ([`bt`]'s `window::BASE`).
+const WINDOW_ADDS: u64 = (1u64 << 33).wrapping_sub(1 << 46);
+
 type Label = usize;
 
 #[derive(Clone, Copy)]
@@ -451,7 +454,7 @@ impl Builder<'_> {
         let rng = &mut *self.rng;
         let host = HOST.get();
         if host != 0 && rng.chance(20) {
-            return host + rng.below(0x8000);
+            return self.beyond(host);
         }
         let shape = self.shape;
         let base = rng.pick(&[shape.data(), shape.data(), DATA_LOW]);
@@ -487,6 +490,32 @@ impl Builder<'_> {
                 rng.pick(&[edge, edge - 1, edge - size, edge.wrapping_neg() - 1, !edge])
             }
             _ => rng.next(),
+        }
+    }
+
+    /// Where this process may be reached, about an address of it; for what goes through the window also
+    /// by what is added there, about its ends, and with other upper bits.
+    fn beyond(&mut self, host: u64) -> u64 {
+        let rng = &mut *self.rng;
+        if !self.shape.window {
+            return host + rng.below(0x8000);
+        }
+        let moved = [WINDOW_ADDS, WINDOW_ADDS.wrapping_neg()].map(|by| host.wrapping_add(by));
+        let at = match rng.below(8) {
+            0..=1 => host.wrapping_add(rng.below(0x8000)),
+            2..=4 => rng.pick(&moved).wrapping_add(rng.below(0x8000)),
+            5 => {
+                rng.pick(&[1u64 << 46, 1 << 47, 1 << 32])
+                    .wrapping_add(rng.below(0x40))
+                    - 0x20
+            }
+            _ => self.shape.data() + rng.below(0x3000),
+        };
+        match rng.below(6) {
+            0 => at | 1 << 46,
+            1 => at ^ 1 << (32 + rng.below(32)),
+            2 => at ^ (rng.next() & 0xffff << 48),
+            _ => at,
         }
     }
 
@@ -1354,6 +1383,11 @@ impl Builder<'_> {
         let segments = 2 + self.rng.below(6);
         for _ in 0..segments {
             self.imm64(Register::RSP, self.shape.stack() + 0x1800);
+            let host = HOST.get();
+            if host != 0 && self.shape.window && self.rng.chance(20) {
+                let to = self.beyond(host);
+                self.imm64(Register::RSP, to);
+            }
             for _ in 0..2 {
                 let r = self.gpr();
                 if r != Register::RSP {

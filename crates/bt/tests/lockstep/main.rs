@@ -657,23 +657,37 @@ fn the_translator_does_what_the_interpreter_does_in_32_bit_code() {
 
 #[test]
 fn guests_reach_nothing_of_this_process_and_no_page_is_writable_and_executable() {
+    break_out(60, |rng| Shape::wide(rng.chance(50)));
+}
+
+#[test]
+fn guests_reach_nothing_of_this_process_through_the_window() {
+    let _turn = window();
+    let c = break_out(120, |_| Shape::window());
+    assert!(c.windows > 60 && c.window_fills > 100);
+}
+
+/// Runs programs that aim at what this process has.
+fn break_out(seeds: u64, shape: impl Fn(&mut Rng) -> Shape) -> Counts {
     let canary = vec![0x5au8; 0x1_0000];
     let local = 0x5a5a_5a5a_u64;
     let rows = Rows::new(true);
     let watch = Watch::new();
     let mut c = Counts::default();
-    for seed in 0..60 {
+    for seed in 0..seeds {
         // The heap, the stack, the program's code.
         let code = number as *const () as u64;
         let aims = [canary.as_ptr() as u64, &raw const local as u64, code];
         generate::HOST.set(aims[seed as usize % 3]);
         let mut rng = Rng::new(1 << 40 | seed);
-        let mut pair = Pair::new(Shape::wide(rng.chance(50)), &Options::default());
+        let mut pair = Pair::new(shape(&mut rng), &Options::default());
         for _ in 0..2 {
             if let Err(report) = pair.run(&mut rng, &rows, &watch, &mut c) {
                 panic!("seed {seed}: {report}");
             }
         }
+        c.windows += pair.count("windows");
+        c.window_fills += pair.count("window_fills");
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         for line in maps.lines() {
             let rights = line.split_whitespace().nth(1).unwrap();
@@ -684,6 +698,7 @@ fn guests_reach_nothing_of_this_process_and_no_page_is_writable_and_executable()
     assert!(canary.iter().all(|b| *b == 0x5a));
     assert_eq!(local, 0x5a5a_5a5a);
     assert!(c.exceptions > 100);
+    c
 }
 
 /// What is excused after a difference is what few programs do.
