@@ -485,6 +485,15 @@ fn a_data_breakpoint_on_a_page_in_the_window_traps_from_then_on_alone() {
     );
 }
 
+/// Tells a thread that its test is over, whatever has come of it.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A copy that is brought up to date by the pages which the log names is always the same as the memory.
 #[test]
 fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
@@ -515,6 +524,7 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
     let signals = rig.bus.0.clone();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = Ends(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 signals.raise(Signals::RETURN);
@@ -556,7 +566,6 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
             }
             engine.log_dirty(&rig.ram, false).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
         // Some, and not all each time.
         assert!(
             named > 60 && named < 60 * (DATA_PAGES as usize + 16),
