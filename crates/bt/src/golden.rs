@@ -446,6 +446,7 @@ impl Golden {
             cold: ORIGIN + 0x20_0000,
             counter: None,
             copies: false,
+            guards: true,
             entry: None,
             side,
         };

@@ -56,6 +56,7 @@ fn translation_speed() {
                     cold: 0x7000_0000_0000 + 0x20_0000,
                     counter: None,
                     copies: false,
+                    guards: true,
                     entry: None,
                     side: None,
                 };

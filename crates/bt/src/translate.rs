@@ -115,6 +115,9 @@ pub struct Source<'a> {
     pub page: &'a [u8; 4096],
     /// Its linear address, if the code is for that alone.
     pub fixed: Option<u64>,
+    /// What is behind the page in RAM may not be what is behind it in the linear address space: an
+    /// instruction that crosses its end looks.
+    pub guards: bool,
     /// Where pages are in RAM that fixed code may look into for the flags needed there, by their
     /// distance from this one.
     pub others: &'a dyn Fn(u64) -> Option<RamOffset>,
@@ -422,7 +425,7 @@ impl Translator {
         let liveness = block.t.switches.liveness;
         if joined.is_some() {
             block.live = needed[0] != 0 || !liveness;
-            if source.fixed.is_none() {
+            if source.guards {
                 block.guard_next_page();
             }
         }

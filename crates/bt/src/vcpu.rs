@@ -6,6 +6,7 @@ mod blocks;
 mod fixed;
 mod host_mmu;
 mod run;
+mod settled;
 mod spaces;
 
 use crate::area::{BARRED, View};
@@ -28,6 +29,7 @@ use host_mmu::HostMmu;
 pub(crate) use host_mmu::LONG;
 use iced_x86::Code;
 use mem::GuestMemory;
+use settled::{SETTLED, Settled};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -116,6 +118,7 @@ pub struct BtVcpu {
     pub(crate) blocks: Blocks,
     frames: Frames,
     host_mmu: HostMmu,
+    settled: Settled,
     /// The FS base of the thread.
     host_fs: u64,
     /// Regions of the code cache that hold something.
@@ -263,6 +266,7 @@ impl BtVcpu {
             translator: Translator::new(exits, Box::new(native), switches),
             blocks,
             frames: Frames::default(),
+            settled: Settled::default(),
             host_mmu: HostMmu::new(options.window_after()),
             host_fs: 0,
             filled: 1,
@@ -471,7 +475,7 @@ impl BtVcpu {
                 }
             }
             self.keep_up();
-            self.open_window();
+            self.open_window(bus);
             self.look_at_frames(bus);
             self.look_at_window(bus);
             let promised = self.promised();
@@ -624,7 +628,7 @@ fn side_of(mode: u64) -> Option<Side> {
 /// The part of a mode that all views share: the view tells the size of code, the level is one value
 /// a view, and fixed code is reached only where it belongs.
 fn control(mode: u64) -> u64 {
-    mode & !(NUMBER_BITS | SIDE_BITS | VIEW_BITS | 3 << 8 | 0xff)
+    mode & !(NUMBER_BITS | SIDE_BITS | SETTLED | VIEW_BITS | 3 << 8 | 0xff)
 }
 
 impl BtVcpu {

@@ -129,6 +129,12 @@ impl Building<'_, '_> {
         }
         let disp = i32::try_from(i.memory_displacement64() as i64).ok()?;
         match i.memory_base() {
+            Register::RIP if let Some(page) = self.source.fixed => {
+                let linear = page.wrapping_add(i.memory_displacement64());
+                let side = Side::of(linear)?;
+                self.asm.mov_imm(R11, linear);
+                Some(side.place(R11, 0))
+            }
             Register::RIP => {
                 let side = self.source.side?;
                 self.asm.load(R11, field::page);

@@ -3,6 +3,7 @@
 //! ([`super::run`]).
 
 use super::fixed::NUMBER_BITS;
+use super::settled::SETTLED;
 use super::{BtVcpu, SIDE_BITS, control, mode, side_of};
 use crate::area::{VIEWS, View};
 use crate::block::{Key, Kind, Site};
@@ -217,7 +218,11 @@ impl BtVcpu {
         let Place::Ram(at) = place else { return None };
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
-        let mode = mode(&x, view) | self.fixed_mode(bus, view, linear, at);
+        let mode = mode(&x, view)
+            | match view {
+                View::Window => self.settled_mode(linear, at),
+                _ => self.fixed_mode(bus, view, linear, at),
+            };
         let fixed = self.frames.distance(mode).is_some();
         let key = Key { at, mode };
         let target = self.target(at, mode)?;
@@ -388,11 +393,13 @@ impl BtVcpu {
                 page: s.rip & !0xfff,
                 read: &read,
             });
+            let fixed = self.linear_of(key.mode, page);
             let copy = self.copies.get(&self.memory, page, generation, key.mode);
             let source = Source {
                 rip: key.at.0 & 0xfff,
                 page: &copy.bytes,
-                fixed: distance.map(|distance| page.0.wrapping_add(distance)),
+                fixed,
+                guards: distance.is_none(),
                 others: &others,
                 live: &copy.live,
                 next,
@@ -577,7 +584,14 @@ impl BtVcpu {
     /// True if two modes, by their numbers, differ at most in the distance of fixed code. Which of
     /// the two a page's code has is in its guard.
     fn same_but_distance(&self, one: u16, other: u16) -> bool {
-        (self.targets.mode_of(one) ^ self.targets.mode_of(other)) & !(NUMBER_BITS | SIDE_BITS) == 0
+        (self.targets.mode_of(one) ^ self.targets.mode_of(other))
+            & !(NUMBER_BITS | SIDE_BITS | SETTLED)
+            == 0
+    }
+
+    /// True if they differ at most in the side of the window that code is on.
+    fn same_but_side(&self, one: u16, other: u16) -> bool {
+        (self.targets.mode_of(one) ^ self.targets.mode_of(other)) & !SIDE_BITS == 0
     }
 
     /// Links the jump of a site out of its page to the block at RIP: behind a guard, if they belong
@@ -605,8 +619,14 @@ impl BtVcpu {
         if !from.valid || !self.same_but_distance(from.mode, to.mode) {
             return None;
         }
-        let fixed = |mode| self.frames.distance(self.targets.mode_of(mode)).is_some();
-        if from.mode == to.mode && fixed(from.mode) {
+        let fixed = |mode| {
+            let mode = self.targets.mode_of(mode);
+            mode & SETTLED != 0 || self.frames.distance(mode).is_some()
+        };
+        // Settled code that crosses a page's end looks for the second one.
+        let settled = self.targets.mode_of(to.mode) & SETTLED != 0;
+        let whole = !settled || !to.crosses();
+        if fixed(from.mode) && self.same_but_side(from.mode, to.mode) && whole {
             // As inside a page: what polls has done so.
             self.blocks.link(site, number);
             self.lead(patch, to.host);

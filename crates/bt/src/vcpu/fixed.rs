@@ -12,6 +12,7 @@
 //! differs its code goes: that is rare, and what has changed some times is no longer taken for a
 //! frame.
 
+use super::settled::SETTLED;
 use super::{BtVcpu, Map};
 use crate::area::View;
 use mem::{Gpa, RamOffset};
@@ -172,13 +173,21 @@ impl BtVcpu {
     /// The linear page of a block, if it is fixed.
     pub(super) fn fixed_page(&self, block: u32) -> Option<u64> {
         let block = self.blocks.get(block)?;
-        let distance = self.frames.distance(self.targets.mode_of(block.mode))?;
-        Some((block.at().0 & !0xfff).wrapping_add(distance))
+        let page = RamOffset(block.at().0 & !0xfff);
+        self.linear_of(self.targets.mode_of(block.mode), page)
+    }
+
+    /// The linear address of a page in RAM that code of a mode is made for, if it is for one.
+    pub(super) fn linear_of(&self, mode: u64, page: RamOffset) -> Option<u64> {
+        if mode & SETTLED != 0 {
+            return self.settled.linear(page);
+        }
+        Some(page.0.wrapping_add(self.frames.distance(mode)?))
     }
 
     /// The linear page of the code that has a site, which is the one that runs.
     pub(super) fn page_of(&self, site: u32) -> u64 {
-        if self.frames.frames.is_empty() {
+        if self.frames.frames.is_empty() && self.settled.is_empty() {
             return self.area.page;
         }
         let block = self.blocks.of_site(site);

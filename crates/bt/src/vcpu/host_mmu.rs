@@ -114,7 +114,7 @@ impl BtVcpu {
 
     /// Lets the address space in by which the program that runs has been chosen. To be called when
     /// the tables are up to date.
-    pub(super) fn open_window(&mut self) {
+    pub(super) fn open_window(&mut self, bus: &mut dyn Bus) {
         if !std::mem::take(&mut self.host_mmu.due) {
             return;
         }
@@ -148,6 +148,9 @@ impl BtVcpu {
         self.host_mmu.tenant = Some(tenant);
         self.map(&pages);
         self.enter_window();
+        if self.area.window != 0 {
+            self.look_at_settled(bus, None);
+        }
     }
 
     /// The address space is another one, or has just been let in: its user code goes through the
@@ -204,13 +207,15 @@ impl BtVcpu {
         }
         (tenant.space, tenant.pages_seen) = now;
         let all = seen.0 != now.0 || self.drops_all(seen.1, &self.history);
+        let flushed: Vec<u64> = self.flushed(seen.1).collect();
+        self.look_at_settled(bus, (!all).then_some(&flushed));
         let window = self.host_mmu.window.as_ref();
         let pages: Vec<_> = if all {
             window.map(Window::pages).unwrap_or_default()
         } else {
-            let mut pages: Vec<_> = self
-                .flushed(seen.1)
-                .filter_map(Window::host)
+            let mut pages: Vec<_> = flushed
+                .iter()
+                .filter_map(|linear| Window::host(*linear))
                 .filter_map(|page| Some((page, window?.get(page)?)))
                 .collect();
             pages.sort_unstable_by_key(|(page, _)| *page);

@@ -5,6 +5,7 @@ use super::{BtVcpu, RECENT, large_region};
 use crate::area::View;
 use crate::areas::OwnedArea;
 use crate::signal;
+use mem::PAGE_SIZE;
 use std::sync::atomic::Ordering;
 use x86::mmu::{Access, History};
 use x86::state::cr4;
@@ -115,7 +116,8 @@ impl BtVcpu {
 
     /// The pages that INVLPG has dropped since so many, of those that are remembered.
     pub(super) fn flushed(&self, seen: u64) -> impl Iterator<Item = u64> + '_ {
-        (seen + 1..=self.history.pages).map(|n| self.recent[n as usize % RECENT])
+        let page = |n| self.recent[n as usize % RECENT] & !(PAGE_SIZE - 1);
+        (seen + 1..=self.history.pages).map(page)
     }
 
     /// True if tables that have seen so many INVLPG must be emptied: one by one is not enough.
