@@ -492,7 +492,15 @@ impl Blocks {
     /// Takes the blocks of a page, given as its number.
     pub fn take_page(&mut self, page: u64) -> Vec<u32> {
         let mut found = self.ending.remove(&page).unwrap_or_default();
-        let mut number = self.pages.remove(&page).unwrap_or(NONE);
+        found.extend(self.in_page(page));
+        self.pages.remove(&page);
+        found
+    }
+
+    /// The blocks that begin in a page, given as its number.
+    pub fn in_page(&self, page: u64) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut number = self.pages.get(&page).copied().unwrap_or(NONE);
         while let Some(block) = self.get(number) {
             found.push(number);
             number = block.next_in_page;
@@ -606,6 +614,14 @@ impl Blocks {
             return Vec::new();
         };
         block.valid = false;
+        self.take_links(number)
+    }
+
+    /// The jumps that were linked to a block, and are to be no more.
+    pub fn take_links(&mut self, number: u32) -> Vec<Site> {
+        let Some(block) = self.get_mut(number) else {
+            return Vec::new();
+        };
         let mut links = Vec::new();
         let mut number = std::mem::replace(&mut block.incoming, NO_NEXT);
         while number != NO_NEXT

@@ -207,6 +207,12 @@ impl BtVcpu {
     /// The block at RIP; `None` if the interpreter must deal with what is there.
     pub(super) fn find(&mut self, bus: &mut dyn Bus) -> Option<u32> {
         self.stats.lookups += 1;
+        let settled = self.settles();
+        self.find_settled(bus, settled)
+    }
+
+    /// The same, settled code or not.
+    fn find_settled(&mut self, bus: &mut dyn Bus, settled: bool) -> Option<u32> {
         // A link leads to it: the places in the tables are for those that branches look for.
         let linked = self.wanted.is_some() && self.switches.chain;
         let view = self.view();
@@ -220,7 +226,8 @@ impl BtVcpu {
         let global = x.tlb.is_global(Access::Execute, linear);
         let mode = mode(&x, view)
             | match view {
-                View::Window => self.settled_mode(linear, at),
+                View::Window if settled => self.settled_mode(linear, at),
+                View::Window => 0,
                 _ => self.fixed_mode(bus, view, linear, at),
             };
         let fixed = self.frames.distance(mode).is_some();
@@ -237,6 +244,13 @@ impl BtVcpu {
         let (second, host) = (self.blocks.second(number), self.host_of(number));
         // A fixed block does not look for its second page.
         let second = second.filter(|_| !fixed);
+        if mode & SETTLED != 0
+            && let Some((at, _)) = second
+            && self.settled_mode(linear.wrapping_add(0x1000), at) == 0
+        {
+            // The page that it ends in is settled elsewhere, and its own code is not.
+            return self.find_settled(bus, false);
+        }
         let next_key = second.and_then(|(at, _)| self.target(RamOffset(at.0 & !0xfff), mode));
         self.note_size_of_code(linear);
         if next_key.is_some() {

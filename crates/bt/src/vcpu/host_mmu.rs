@@ -38,7 +38,15 @@ struct Tenant {
     /// What of the guest's flushes it has seen ([`x86::mmu::History`]).
     space: u64,
     pages_seen: u64,
+    /// For how long hardly any of its code has been new.
+    calm: Duration,
 }
+
+/// Code is made for its linear address ([`super::settled`]) where for so long no more than so many
+/// blocks a millisecond have been new: while a program goes on to other code all the time that would be
+/// made for the next run of it, too, which has its libraries elsewhere.
+const CALM: Duration = Duration::from_millis(12);
+const NEW_BLOCKS: u64 = 6;
 
 /// What there is to know of the window.
 pub(super) struct HostMmu {
@@ -50,6 +58,8 @@ pub(super) struct HostMmu {
     /// (the next program may get the same tables), and how much longer than the others.
     first: ((u64, u64), Duration),
     last_look: Instant,
+    /// Blocks translated until then.
+    blocks: u64,
     /// The first is to go through the window from now on.
     due: bool,
 }
@@ -62,6 +72,7 @@ impl HostMmu {
             tenant: None,
             first: ((0, 0), Duration::ZERO),
             last_look: Instant::now(),
+            blocks: 0,
             due: false,
         }
     }
@@ -108,8 +119,32 @@ impl BtVcpu {
         } else {
             (*of, *time) = (program, passed);
         }
-        let known = m.tenant.as_ref().is_some_and(|t| t.base == base);
-        m.due = !known && *of == program && *time >= after;
+        let blocks = self.stats.blocks;
+        let new = blocks - std::mem::replace(&mut m.blocks, blocks);
+        let known = m.tenant.as_mut().filter(|t| t.base == base);
+        let here = known.is_some();
+        let mut settles = false;
+        if let Some(tenant) = known {
+            let before = tenant.calm;
+            let few = u128::from(NEW_BLOCKS) * (passed.as_micros() / 1000 + 2);
+            if u128::from(new) <= few {
+                tenant.calm = (before + passed).min(CALM);
+            } else if before < CALM || u128::from(new) > 8 * few {
+                tenant.calm = Duration::ZERO;
+            }
+            settles = before < CALM && tenant.calm == CALM;
+        }
+        m.due = !here && *of == program && *time >= after;
+        if settles && self.switches.settled {
+            // Jumps find the settled code from now on.
+            self.empty_branch_tables();
+        }
+    }
+
+    /// True if code that is now looked for may be settled.
+    pub(super) fn settles(&self) -> bool {
+        let calm = |t: &Tenant| t.calm >= CALM || self.host_mmu.at_once();
+        self.switches.settled && self.host_mmu.tenant.as_ref().is_some_and(calm)
     }
 
     /// Lets the address space in by which the program that runs has been chosen. To be called when
@@ -143,6 +178,7 @@ impl BtVcpu {
             base,
             space: self.history.space,
             pages_seen: self.history.pages,
+            calm: Duration::ZERO,
         };
         self.host_mmu.window = Some(window);
         self.host_mmu.tenant = Some(tenant);

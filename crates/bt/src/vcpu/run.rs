@@ -36,10 +36,10 @@ impl BtVcpu {
         loop {
             self.me.inside.store(true, Ordering::SeqCst);
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
-                let dropped = self.stats.dropped;
+                let dropped = (self.stats.dropped, self.stats.remapped);
                 self.keep_up();
                 self.look_at_window(bus);
-                if self.stats.dropped != dropped || self.frames.doubtful {
+                if (self.stats.dropped, self.stats.remapped) != dropped || self.frames.doubtful {
                     // The block at `host` may be one of them, and its beginning no longer its own.
                     self.me.inside.store(false, Ordering::SeqCst);
                     if shadow {

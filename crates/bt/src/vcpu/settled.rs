@@ -4,7 +4,8 @@
 //!
 //! Each page of RAM has one linear address here at most; code that runs at another is made for any.
 //! Before the program goes on after flushes that may be for them, or another program is let in, the
-//! pages are walked again, without a trace, and the code of those that are no longer there goes.
+//! pages are walked again, without a trace: what is no longer there is linked to no more. It is good
+//! again if a program has it at the same address, and goes if one has it at another.
 
 use super::{BtVcpu, Map};
 use mem::{PAGE_SIZE, RamOffset};
@@ -18,34 +19,58 @@ const PAGES: usize = 8192;
 /// The bit of a mode that says that its code is settled.
 pub(super) const SETTLED: u64 = 1 << 46;
 
+/// Where a page of code is, or was.
+struct Place {
+    linear: u64,
+    /// The program has it there.
+    here: bool,
+}
+
 /// Where pages of code are.
 #[derive(Default)]
 pub(super) struct Settled {
-    /// Linear addresses, by the page's place in RAM.
-    linear: Map<u64, u64>,
+    /// By the page's place in RAM.
+    pages: Map<u64, Place>,
+}
+
+/// What becomes of code that is to run.
+enum Settling {
+    /// It is settled there.
+    Here,
+    /// It is settled elsewhere, or there are too many.
+    Elsewhere,
+    /// It was made for another linear address, where no program has it any more.
+    Moved,
 }
 
 impl Settled {
-    /// The linear address of a page in RAM.
+    /// The linear address of a page in RAM for which its settled code was made.
     pub(super) fn linear(&self, page: RamOffset) -> Option<u64> {
-        self.linear.get(&page.0).copied()
+        self.pages.get(&page.0).map(|place| place.linear)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.linear.is_empty()
+        self.pages.is_empty()
     }
 
-    /// True if code at a place in RAM is settled at a linear address, from now on if nobody has asked
-    /// before.
-    fn settles(&mut self, at: RamOffset, linear: u64) -> bool {
-        let (page, linear) = (at.0 & !(PAGE_SIZE - 1), linear & !(PAGE_SIZE - 1));
-        match self.linear.get(&page) {
-            Some(known) => *known == linear,
-            None if self.linear.len() < PAGES => {
-                self.linear.insert(page, linear);
-                true
+    /// A page of code is at a linear address.
+    fn settle(&mut self, page: u64, linear: u64) -> Settling {
+        let room = self.pages.len() < PAGES;
+        match self.pages.get_mut(&page) {
+            Some(place) if place.linear == linear => {
+                place.here = true;
+                Settling::Here
             }
-            None => false,
+            Some(place) if place.here => Settling::Elsewhere,
+            Some(place) => {
+                *place = Place { linear, here: true };
+                Settling::Moved
+            }
+            None if room => {
+                self.pages.insert(page, Place { linear, here: true });
+                Settling::Here
+            }
+            None => Settling::Elsewhere,
         }
     }
 }
@@ -53,12 +78,29 @@ impl Settled {
 impl BtVcpu {
     /// What makes the mode of the window's code that of settled code, if it can be.
     pub(super) fn settled_mode(&mut self, linear: u64, at: RamOffset) -> u64 {
-        let settled = self.switches.settled && self.settled.settles(at, linear);
-        if settled { SETTLED } else { 0 }
+        let mask = !(PAGE_SIZE - 1);
+        match self.settled.settle(at.0 & mask, linear & mask) {
+            Settling::Here => SETTLED,
+            Settling::Elsewhere => 0,
+            Settling::Moved => {
+                for number in self.settled_blocks(at.0) {
+                    self.drop_block(number);
+                }
+                self.empty_branch_tables();
+                SETTLED
+            }
+        }
     }
 
-    /// Walks the page tables for settled code at these linear pages, or for all of it: what is no
-    /// longer there goes.
+    /// The settled blocks of a page in RAM.
+    fn settled_blocks(&self, page: u64) -> Vec<u32> {
+        let mut blocks = self.blocks.in_page(page / PAGE_SIZE);
+        blocks.retain(|n| self.targets.mode_of(self.blocks[*n].mode) & SETTLED != 0);
+        blocks
+    }
+
+    /// Walks the page tables for settled code at these linear pages, or for all of it: nobody gets to
+    /// what is no longer there, unless it comes back.
     pub(super) fn look_at_settled(&mut self, bus: &mut dyn Bus, pages: Option<&[u64]>) {
         if self.settled.is_empty() || pages.is_some_and(<[u64]>::is_empty) {
             return;
@@ -68,13 +110,14 @@ impl BtVcpu {
             bus,
         };
         let mut gone = Vec::new();
-        for (&page, &linear) in &self.settled.linear {
-            if pages.is_some_and(|pages| !pages.contains(&linear)) {
+        for (&page, place) in &mut self.settled.pages {
+            if !place.here || pages.is_some_and(|pages| !pages.contains(&place.linear)) {
                 continue;
             }
-            let found = x.probe_user(linear, Access::Execute);
-            let place = found.and_then(|found| x.ram.lookup(found.gpa));
-            if place.is_none_or(|place| place.at.0 & !(PAGE_SIZE - 1) != page) {
+            let found = x.probe_user(place.linear, Access::Execute);
+            let at = found.and_then(|found| x.ram.lookup(found.gpa));
+            place.here = at.is_some_and(|at| at.at.0 & !(PAGE_SIZE - 1) == page);
+            if !place.here {
                 gone.push(page);
             }
         }
@@ -82,15 +125,14 @@ impl BtVcpu {
             return;
         }
         self.stats.remapped += 1;
-        for number in self.blocks.all() {
-            let block = &self.blocks[number];
-            let settled = self.targets.mode_of(block.mode) & SETTLED != 0;
-            if settled && gone.contains(&(block.at().0 & !(PAGE_SIZE - 1))) {
-                self.drop_block(number);
-            }
-        }
         for page in gone {
-            self.settled.linear.remove(&page);
+            for number in self.settled_blocks(page) {
+                for site in self.blocks.take_links(number) {
+                    if let Some((patch, to)) = self.blocks.way_back(&site) {
+                        self.lead(patch, to);
+                    }
+                }
+            }
         }
         self.empty_branch_tables();
     }
