@@ -49,7 +49,14 @@ pub struct GuestMemory {
     code_writes: AtomicU64,
     code_write_starts: AtomicU64,
     code_write_log: [AtomicU32; CODE_LOG],
+    /// A bit for each [`STRETCH`] that was taken from the host as a whole.
+    #[cfg(feature = "host")]
+    taken: Box<[AtomicU64]>,
 }
+
+/// Bytes that [`GuestMemory::take`] takes from the host at once.
+#[cfg(feature = "host")]
+const STRETCH: u64 = 8 * PAGE_SIZE;
 
 /// A region and the host address of its bytes, which stay there as long as the memory lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +128,24 @@ impl GuestMemory {
         ))
     }
 
+    /// The page of `at` is about to be used, and its neighbours soon: takes them from the host, which is
+    /// cheaper than a page fault for each of them.
+    #[cfg(feature = "host")]
+    pub fn take(&self, at: RamOffset) {
+        let stretch = at.0 / STRETCH;
+        let (word, bit) = (&self.taken[(stretch / 64) as usize], 1 << (stretch % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 || self.backing.file.is_none() {
+            return;
+        }
+        word.fetch_or(bit, Ordering::Relaxed);
+        let len = STRETCH.min(self.size() - stretch * STRETCH) as usize;
+        let from = self.pointer(RamOffset(stretch * STRETCH), len);
+        // SAFETY: inside the mapping; what the pages hold stays. A host that cannot does it by faults.
+        let _ = unsafe {
+            rustix::mm::madvise(from.cast(), len, rustix::mm::Advice::LinuxPopulateWrite)
+        };
+    }
+
     /// The descriptor of the file that is mapped at [`GuestMemory::base`], if there is one, open as long
     /// as this lives: its offsets are [`RamOffset`]s.
     #[cfg(feature = "host")]
@@ -155,6 +180,9 @@ impl GuestMemory {
             code_writes: AtomicU64::new(0),
             code_write_starts: AtomicU64::new(0),
             code_write_log: [const { AtomicU32::new(0) }; CODE_LOG],
+            // SAFETY: all zeroes is a valid AtomicU64.
+            #[cfg(feature = "host")]
+            taken: unsafe { Box::new_zeroed_slice(pages.div_ceil(8 * 64)).assume_init() },
         }
     }
 

@@ -485,6 +485,7 @@ impl BtVcpu {
         if access == Access::Write && self.memory.is_marked(at) || x.is_watched_page(linear) {
             return false;
         }
+        self.memory.take(at);
         let host = self.memory.base() as u64 + (at.0 & !0xfff);
         let entry = TlbEntry {
             negated_page: (linear & !0xfff).wrapping_neg(),
