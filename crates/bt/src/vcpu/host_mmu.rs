@@ -4,7 +4,7 @@
 //! address space that has had the processor nearly for itself for a while, in ring 3. Machines with
 //! several processors do without: there is one range, and threads of one program would share it.
 
-use super::BtVcpu;
+use super::{BtVcpu, Stats};
 use crate::area::{DataTables, TLB_ENTRIES, TlbEntry, View};
 use crate::signal;
 use crate::window::{self, MOST, Mapped, Window};
@@ -40,7 +40,15 @@ struct Tenant {
     pages_seen: u64,
     /// For how long hardly any of its code has been new.
     calm: Duration,
+    /// Looks at which the window had cost more than it can have gained, less the others.
+    strikes: u32,
 }
+
+/// So many of those, and an address space goes on without the window, for a while that doubles each
+/// time.
+const STRIKES: u32 = 4;
+const BARRED: Duration = Duration::from_millis(200);
+const BARRED_LONGEST: Duration = Duration::from_secs(20);
 
 /// Code is made for its linear address ([`super::settled`]) where for so long no more than so many
 /// blocks a millisecond have been new: while a program goes on to other code all the time that would be
@@ -58,8 +66,11 @@ pub(super) struct HostMmu {
     /// (the next program may get the same tables), and how much longer than the others.
     first: ((u64, u64), Duration),
     last_look: Instant,
-    /// Blocks translated until then.
+    /// Blocks translated until then, and what the window had cost, in microseconds.
     blocks: u64,
+    cost: u64,
+    /// An address space that had better do without, until when, and for how long that is.
+    barred: (u64, Instant, Duration),
     /// The first is to go through the window from now on.
     due: bool,
 }
@@ -73,6 +84,8 @@ impl HostMmu {
             first: ((0, 0), Duration::ZERO),
             last_look: Instant::now(),
             blocks: 0,
+            cost: 0,
+            barred: (0, Instant::now(), BARRED),
             due: false,
         }
     }
@@ -119,11 +132,12 @@ impl BtVcpu {
         } else {
             (*of, *time) = (program, passed);
         }
-        let blocks = self.stats.blocks;
+        let (blocks, cost) = (self.stats.blocks, window_cost(&self.stats));
         let new = blocks - std::mem::replace(&mut m.blocks, blocks);
+        let spent = cost - std::mem::replace(&mut m.cost, cost);
         let known = m.tenant.as_mut().filter(|t| t.base == base);
         let here = known.is_some();
-        let mut settles = false;
+        let (mut settles, mut dear) = (false, false);
         if let Some(tenant) = known {
             let before = tenant.calm;
             let few = u128::from(NEW_BLOCKS) * (passed.as_micros() / 1000 + 2);
@@ -133,8 +147,21 @@ impl BtVcpu {
                 tenant.calm = Duration::ZERO;
             }
             settles = before < CALM && tenant.calm == CALM;
+            tenant.strikes = if u128::from(spent) > passed.as_micros() / 2 + 300 {
+                tenant.strikes + 1
+            } else {
+                tenant.strikes.saturating_sub(1)
+            };
+            dear = tenant.strikes >= STRIKES && !after.is_zero();
         }
-        m.due = !here && *of == program && *time >= after;
+        let barred = m.barred.0 == base && now < m.barred.1;
+        m.due = !here && *of == program && *time >= after && !barred;
+        if dear {
+            let again = m.barred.0 == base;
+            let time = if again { m.barred.2 * 2 } else { BARRED }.min(BARRED_LONGEST);
+            m.barred = (base, now + time, time);
+            return self.close_window();
+        }
         if settles && self.switches.settled {
             // Jumps find the settled code from now on.
             self.empty_branch_tables();
@@ -179,6 +206,7 @@ impl BtVcpu {
             space: self.history.space,
             pages_seen: self.history.pages,
             calm: Duration::ZERO,
+            strikes: 0,
         };
         self.host_mmu.window = Some(window);
         self.host_mmu.tenant = Some(tenant);
@@ -382,6 +410,12 @@ impl BtVcpu {
 
 fn page_of(at: RamOffset) -> RamOffset {
     RamOffset(at.0 & !(PAGE_SIZE - 1))
+}
+
+/// What the window has cost until now, about, in microseconds: pages mapped after a host fault, those
+/// looked at again, and accesses that the interpreter did.
+fn window_cost(stats: &Stats) -> u64 {
+    9 * stats.window_fills + 3 * stats.window_missed + stats.window_walks / 16
 }
 
 /// The pages of a software TLB that the window is for. `ram`: where RAM is in this process.
