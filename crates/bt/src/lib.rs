@@ -11,7 +11,8 @@
 //! kernel and user. The interpreter does the rest: real and virtual-8086 mode, 16-bit code, segments
 //! that have a base or a limit other than FS and GS with a base.
 //!
-//! Generated code reaches guest RAM through TLB entries only, and its own [`area::Area`]; it is
+//! Generated code reaches guest RAM through TLB entries only, or where the host's MMU has it mapped
+//! for that ([`window`]), and its own [`area::Area`]; it is
 //! never writable where it is executable ([`cache`]).
 #![warn(missing_docs)]
 

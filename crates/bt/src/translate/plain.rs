@@ -4,7 +4,7 @@
 use super::access::{Address, Holes, Slow, SlowPath};
 use super::through::Side;
 use super::{Building, field};
-use crate::area::{Area, View};
+use crate::area::Area;
 use crate::emit::{FS, Mem, R10, R11, RSI, RSP};
 use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
 use x86::mmu::Access;
@@ -115,46 +115,22 @@ impl Building<'_, '_> {
         }
         // AH to BH exclude a REX prefix, and with it R10 and R11: RSI is borrowed, which a host fault
         // must not find so.
-        let mut borrow = names_high_byte(i);
+        let borrow = names_high_byte(i);
         let address = Address::Operand(*i);
-        if self.source.view == View::Window {
-            let stays = self.stays(&address);
-            self.by_tlb |= borrow && !stays;
-            borrow &= !stays;
-        }
-        if self.by_window()
-            && let Some((base, disp, side)) = self.stands_twice(&address)
-        {
-            return self.memory_twice(i, bytes, (base, disp, side), (access, size as u8), &used);
-        }
+        self.by_tlb |= borrow && !self.stays(&address);
         if self.by_window() {
-            self.check(address, access, size as u8);
+            return self.memory_through(i, bytes, (access, size as u8), &used);
         }
-        let place = match self.by_window() {
-            true => self.place(),
-            false => Mem::base(R11, self.grouped.unwrap_or(0)),
-        };
+        let place = Mem::base(R11, self.grouped.unwrap_or(0));
         if used.is_empty()
             && !self.source.view.is_32bit()
             && let Some((bytes, len)) = with_place(i, bytes, place)
         {
-            if !self.by_window() {
-                self.check(address, access, size as u8);
-            }
+            self.check(address, access, size as u8);
             self.asm.raw(&bytes[..len]);
             return false;
         }
-        let mut native = at_place(i, place);
-        native.set_code(without_offset(i.code()));
-        if is_scan(i) {
-            native.set_has_rep_prefix(false);
-        }
-        // The address in R11, a stolen operand in R10.
-        for k in 0..i.op_count() {
-            if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
-                native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
-            }
-        }
+        let mut native = native(i, place);
         if borrow {
             native.set_memory_base(Register::RSI);
         }
@@ -163,9 +139,7 @@ impl Building<'_, '_> {
             return self.interpret();
         }
         let bytes = self.t.encoder.take_buffer();
-        if !self.by_window() {
-            self.check(address, access, size as u8);
-        }
+        self.check(address, access, size as u8);
         if borrow {
             self.asm.store(field::spill, RSI);
             self.asm.mov(RSI, R11);
@@ -185,6 +159,32 @@ impl Building<'_, '_> {
         false
     }
 
+    /// The same through the window.
+    fn memory_through(
+        &mut self,
+        i: &Instruction,
+        bytes: &[u8],
+        (access, size): (Access, u8),
+        used: &[(u8, bool)],
+    ) -> bool {
+        let address = Address::Operand(*i);
+        if let Some(base) = self.stands_twice(&address) {
+            return self.memory_twice(i, bytes, base, (access, size), used);
+        }
+        self.check(address, access, size);
+        let Some(code) = self.at(i, bytes, self.place(), !used.is_empty()) else {
+            return self.interpret();
+        };
+        if let Some(&(n, _)) = used.first() {
+            self.asm.load(R10, Mem::gs(Area::home(n)));
+        }
+        self.asm.raw(&code);
+        if let Some(&(n, true)) = used.first() {
+            self.asm.store(Mem::gs(Area::home(n)), R10);
+        }
+        false
+    }
+
     /// The host's code of an instruction whose memory operand is at a place, with a stolen operand in
     /// R10.
     fn at(
@@ -197,15 +197,7 @@ impl Building<'_, '_> {
         if !stolen_too && let Some((bytes, len)) = with_place(i, bytes, place) {
             return Some(bytes[..len].to_vec());
         }
-        let mut native = at_place(i, place);
-        if is_scan(i) {
-            native.set_has_rep_prefix(false);
-        }
-        for k in 0..i.op_count() {
-            if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
-                native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
-            }
-        }
+        let native = native(i, place);
         let encoded = self.t.encoder.encode(&native, 0).is_ok();
         let bytes = self.t.encoder.take_buffer();
         encoded.then_some(bytes)
@@ -465,6 +457,22 @@ pub(super) fn at_place(i: &Instruction, place: Mem) -> Instruction {
     native.set_memory_index_scale(1);
     native.set_memory_displacement64(at as u64);
     native.set_memory_displ_size(u32::from(at != 0));
+    native
+}
+
+/// The host's instruction with its memory operand at a place, off R11 or as it is, and a stolen operand
+/// in R10.
+fn native(i: &Instruction, place: Mem) -> Instruction {
+    let mut native = at_place(i, place);
+    native.set_code(without_offset(i.code()));
+    if is_scan(i) {
+        native.set_has_rep_prefix(false);
+    }
+    for k in 0..i.op_count() {
+        if i.op_kind(k) == OpKind::Register && stolen(i.op_register(k)).is_some() {
+            native.set_op_register(k, sized(R10_PARTS, i.op_register(k)));
+        }
+    }
     native
 }
 

@@ -115,10 +115,11 @@ impl Building<'_, '_> {
 
     /// True if an operand is going to be used as it is.
     pub(super) fn stays(&self, address: &Address) -> bool {
-        base_of(address).is_some_and(|(base, disp)| {
-            let known = self.sides[usize::from(base)].is_some();
-            !known || self.known(base, disp).is_some()
-        })
+        self.by_window()
+            && base_of(address).is_some_and(|(base, disp)| {
+                let known = self.sides[usize::from(base)].is_some();
+                !known || self.known(base, disp).is_some()
+            })
     }
 
     /// The place of an operand whose address is a constant or at a constant distance from the code.
