@@ -679,6 +679,18 @@ impl Area {
     }
 }
 
+impl Area {
+    /// The branch tables of the window's view become zeroes; true if they are not.
+    pub fn forget_window(&mut self) -> bool {
+        let bit = 1 << View::Window as u32;
+        let ready = self.code_ready & bit != 0;
+        self.code_ready &= !bit;
+        self.branches_used &= !bit;
+        self.calls_used &= !bit;
+        ready
+    }
+}
+
 impl TlbEntry {
     /// For a page that no canonical address is in, and a place that no process can reach: an
     /// access to such an address faults on the host and so gets to the interpreter. It matches

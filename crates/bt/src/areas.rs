@@ -41,6 +41,18 @@ impl OwnedArea {
         Ok(area)
     }
 
+    /// Gives the branch tables of the window's view back to the host: nobody goes through the window
+    /// here for now.
+    pub fn release_window(&mut self) {
+        if !self.forget_window() {
+            return;
+        }
+        let code = &raw mut self.tables[View::Window as usize].code;
+        // SAFETY: whole pages of this area's own, private and anonymous, which become zeroes: empty
+        // tables that are still to be prepared.
+        unsafe { libc::madvise(code.cast(), size_of::<CodeTables>(), libc::MADV_DONTNEED) };
+    }
+
     fn map(shared: Arc<File>) -> std::io::Result<OwnedArea> {
         let size = size_of::<Area>();
         let access = libc::PROT_READ | libc::PROT_WRITE;

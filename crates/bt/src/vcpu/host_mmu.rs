@@ -226,6 +226,10 @@ impl BtVcpu {
         self.area.window = if inside { window::BASE } else { 0 };
         if inside {
             self.area.prepare(false);
+            // Those are not this program's, or of before its last flush.
+            for area in &mut self.spare {
+                area.release_window();
+            }
         }
     }
 
