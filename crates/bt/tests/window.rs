@@ -17,6 +17,7 @@ use mem::Gpa;
 use rig::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use x86::state::rflags;
 use x86::{Engine, Signals, Stop};
 
 /// Nothing but what was mapped is needed from the interpreter: `most` accesses at most were.
@@ -244,41 +245,49 @@ fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
 
 #[test]
 fn code_is_what_was_written_there_last_by_any_address() {
-    const FUNCTION: u64 = CODE + 0x4000;
-    // The same page, where it is only written.
-    const ALIAS: u64 = DATA + 0x2_0000;
-    for to in [FUNCTION, ALIAS] {
+    // Two functions: pages begin to hold code one after the other, when both have been written.
+    const FUNCTIONS: u64 = CODE + 0x4000;
+    // The same pages, where they are only written.
+    const ALIASES: u64 = DATA + 0x2_0000;
+    for to in [FUNCTIONS, ALIASES] {
         compare(
             &|rig| {
-                rig.map(SPACES[0], ALIAS, (CODE_AT + 0x4000) | WRITABLE);
+                for n in 0..2 {
+                    let at = CODE_AT + 0x4000 + (n << 12);
+                    rig.map(SPACES[0], ALIASES + (n << 12), at | WRITABLE);
+                }
                 rig.program(&|a| {
-                    let mut again = a.create_label();
-                    a.mov(r14, to)?;
+                    let mut again = [a.create_label(), a.create_label()];
                     a.mov(ebx, 0)?;
-                    // Written so far as any page is: by both addresses, and what is beside it.
-                    a.mov(rcx, FUNCTION)?;
-                    a.mov(rdx, ALIAS)?;
-                    for at in [rcx, rdx] {
-                        a.mov(byte_ptr(at + 0x800), 1)?;
-                        a.mov(byte_ptr(at + 0x1800), 1)?;
+                    // By both addresses, and what is beside them.
+                    for at in [FUNCTIONS, ALIASES] {
+                        a.mov(r14, at)?;
+                        for n in 0..3 {
+                            a.mov(byte_ptr(r14 + 0x800 + 0x1000 * n), 1)?;
+                        }
                     }
-                    // add rbx, 0; ret
-                    a.mov(dword_ptr(r14), 0x00c3_8348)?;
-                    a.mov(byte_ptr(r14 + 4), 0xc3)?;
-                    a.mov(r13d, 100)?;
-                    a.set_label(&mut again)?;
-                    a.mov(byte_ptr(r14 + 3), r13b)?;
-                    a.call(FUNCTION)?;
-                    // Beside the code.
-                    a.inc(dword_ptr(r14 + 0x900))?;
-                    a.dec(r13d)?;
-                    a.jne(again)?;
+                    a.mov(r14, to)?;
+                    for n in [0, 0x1000] {
+                        // add rbx, 0; ret
+                        a.mov(dword_ptr(r14 + n), 0x00c3_8348)?;
+                        a.mov(byte_ptr(r14 + n + 4), 0xc3)?;
+                    }
+                    for (again, n) in again.iter_mut().zip([0, 0x1000]) {
+                        a.mov(r13d, 100)?;
+                        a.set_label(again)?;
+                        a.mov(byte_ptr(r14 + n + 3), r13b)?;
+                        a.call(FUNCTIONS + n as u64)?;
+                        // Beside the code.
+                        a.inc(dword_ptr(r14 + n + 0x900))?;
+                        a.dec(r13d)?;
+                        a.jne(*again)?;
+                    }
                     a.mov(qword_ptr(r14 + 0x800), rbx)
                 });
             },
             &|rig| {
-                assert_eq!(rig.read(CODE_AT + 0x4800), 5050);
-                is_in_the_window(rig, 1000);
+                assert_eq!(rig.read(CODE_AT + 0x4800), 2 * 5050);
+                is_in_the_window(rig, 2000);
                 assert!(rig.count("dropped") > 50);
             },
         );
@@ -384,6 +393,47 @@ fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
         let own = rig.read(at);
         assert_eq!(rig.read(at + 0x1_f008), 32 * own);
     }
+}
+
+#[test]
+fn what_a_program_has_used_before_is_in_the_window_as_it_was_used() {
+    let _turn = turn();
+    let mut rig = Rig::new(&through_after(Duration::from_millis(1), ""));
+    let clean = rig.table(DATA) - KERNEL;
+    let protected = rig.map(SPACES[0], DATA + 0x1000, (DATA_AT + 0x1000) | READ_ONLY);
+    rig.store(protected, OTHER_AT | WRITABLE, 0);
+    rig.program(&|a| {
+        let mut again = a.create_label();
+        a.mov(r14, DATA)?;
+        a.set_label(&mut again)?;
+        a.mov(rbx, qword_ptr(r14))?;
+        a.mov(rcx, qword_ptr(r14 + 0x1000))?;
+        a.inc(qword_ptr(r14 + 0x2000))?;
+        a.out(u32::from(support::END), al)?;
+        // Until the test says so, in a page that is known by then.
+        a.cmp(qword_ptr(r14 + 0x2008), 0)?;
+        a.je(again)?;
+        a.mov(qword_ptr(r14 + 8), 7)?;
+        a.mov(qword_ptr(r14 + 0x1008), 8)
+    });
+    rig.start.rflags |= rflags::IOPL;
+    rig.run();
+    while rig.count("windows") == 0 {
+        // A look at who computes.
+        rig.bus.0.raise(Signals::ENGINE);
+        rig.go_on();
+    }
+    let known = rig.count("window_pages");
+    assert!(known >= 3, "{known}");
+    assert_eq!(rig.read(clean) & 0x60, 0x20);
+    rig.word(DATA_AT + 0x2008, 1);
+    rig.go_on();
+    assert_eq!(rig.read(clean) & 0x60, 0x60);
+    let noted = rig.noted();
+    let of = (noted[0].vector, noted[0].error, noted[0].cr2);
+    assert_eq!((noted.len(), of), (1, (14, 7, DATA + 0x1008)));
+    let written = [8, 0x1008].map(|at| rig.read(DATA_AT + at));
+    assert_eq!((written, rig.read(OTHER_AT + 8)), ([7, 0], 8));
 }
 
 #[test]

@@ -254,9 +254,14 @@ impl Rig {
         self.put(KERNEL + SERVICE, SERVICE, &service);
     }
 
-    /// Runs on to the end of the program.
+    /// Runs from the start to the end of the program, or to where that pauses by [`END`].
     pub fn run(&mut self) {
         self.vcpu.set_state(&self.start.clone()).unwrap();
+        self.go_on();
+    }
+
+    /// Runs on to there.
+    pub fn go_on(&mut self) {
         let stop = self.vcpu.run(&mut self.bus, u64::MAX);
         assert_eq!(stop, Stop::Requested);
         self.bus.0.lower(Signals::RETURN);
@@ -482,8 +487,13 @@ pub fn turn() -> impl Drop {
 
 /// The translator that lets every program in at once, without some optimisations.
 pub fn through(off: &str) -> Translation {
+    through_after(Duration::ZERO, off)
+}
+
+/// The same, after a time.
+pub fn through_after(time: Duration, off: &str) -> Translation {
     let mut options = Options {
-        window_after: Some(Duration::ZERO),
+        window_after: Some(time),
         ..Options::default()
     };
     if !off.is_empty() {
