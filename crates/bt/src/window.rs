@@ -185,8 +185,8 @@ impl Window {
         for run in pages.chunk_by(|a, b| a + PAGE_SIZE == *b) {
             let end = run[0] + run.len() as u64 * PAGE_SIZE;
             if !reserve(run[0]..end, libc::MAP_FIXED) {
-                // The host has no memory for it. What is left mapped must not be.
-                std::process::abort();
+                // The host has no mappings left, of which a hole takes one more: all goes.
+                return self.clear();
             }
             for page in run {
                 self.pages.remove(page);
@@ -198,6 +198,7 @@ impl Window {
     pub fn clear(&mut self) {
         if !self.pages.is_empty() {
             if !reserve(RESERVED, libc::MAP_FIXED) {
+                // What is left mapped must not be.
                 std::process::abort();
             }
             self.pages.clear();

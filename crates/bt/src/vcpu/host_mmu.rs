@@ -177,6 +177,9 @@ impl BtVcpu {
     /// Lets the address space in by which the program that runs has been chosen. To be called when
     /// the tables are up to date.
     pub(super) fn open_window(&mut self, bus: &mut dyn Bus) {
+        if self.host_mmu.tenant.is_none() {
+            self.area.window = 0;
+        }
         if !std::mem::take(&mut self.host_mmu.due) {
             return;
         }
@@ -233,14 +236,14 @@ impl BtVcpu {
         }
     }
 
-    /// Nobody goes through the window any more.
+    /// Nobody goes through the window any more. Code that does may be about to run: FS still leads there,
+    /// where nothing is, until the dispatcher looks for code again ([`BtVcpu::open_window`]).
     fn close_window(&mut self) {
         self.host_mmu.tenant = None;
         self.host_mmu.first.1 = Duration::ZERO;
         if let Some(window) = &mut self.host_mmu.window {
             window.clear();
         }
-        self.area.window = 0;
     }
 
     /// Maps pages, given in order; nobody goes through the window any more if the host does not.
@@ -346,7 +349,8 @@ impl BtVcpu {
         let fault = signal::last_fault();
         let linear = Window::linear(fault.address)?;
         let cpu = self.interp.cpu();
-        if self.area.window == 0 || cpu.s.cpl != 3 || !cpu.is_64bit() {
+        let through = self.area.window != 0 && self.host_mmu.tenant.is_some();
+        if !through || cpu.s.cpl != 3 || !cpu.is_64bit() {
             return None;
         }
         let access = if fault.code & 2 != 0 {
@@ -386,7 +390,7 @@ impl BtVcpu {
         self.stats.window_fills += 1;
         self.area.fault = fault;
         // Gone if the host would not map it.
-        (self.area.window != 0).then_some(self.exits.again)
+        self.host_mmu.tenant.is_some().then_some(self.exits.again)
     }
 
     /// Pages have been marked since: what holds code or is clean must not be written any more.

@@ -634,16 +634,18 @@ fn steps_of_the_stack_pointer_lead_to_nothing_of_this_process() {
         let aims = aims(&[own]);
         // Upwards to the aims, as far as that can be done; both ways as often.
         let times = |aim: &u64| (aim.wrapping_sub(TOP) as i64 / i64::from(*step)) as u64;
+        // So many, and from where.
         let values: Vec<u64> = aims
             .iter()
             .filter(|aim| (1..1 << 18).contains(&times(aim)) && !faults)
             .flat_map(|aim| {
                 let times = times(aim);
-                let rest =
-                    aim.wrapping_sub(TOP.wrapping_add_signed(times as i64 * i64::from(*step)));
-                [times, rest]
+                [
+                    times,
+                    aim.wrapping_sub((times as i64 * i64::from(*step)) as u64),
+                ]
             })
-            .chain([3, 0, 600, 0, 5000, 0])
+            .chain([3, TOP, 600, TOP, 5000, TOP])
             .collect();
         compare(
             &|rig| {
@@ -654,13 +656,12 @@ fn steps_of_the_stack_pointer_lead_to_nothing_of_this_process() {
                     a.mov(r12, VALUES)?;
                     a.set_label(&mut again)?;
                     a.lea(r15, qword_ptr(next))?;
-                    a.mov(rsp, TOP)?;
                     a.mov(ecx, dword_ptr(r12))?;
+                    a.mov(rsp, qword_ptr(r12 + 8))?;
                     a.set_label(&mut more)?;
                     part(a)?;
                     a.dec(ecx)?;
                     a.jne(more)?;
-                    a.add(rsp, qword_ptr(r12 + 8))?;
                     a.pop(rdx)?;
                     a.push(rcx)?;
                     a.set_label(&mut next)?;
