@@ -4,11 +4,12 @@
 //!
 //! An address without an index is as good as its base: what is added reaches no further than the
 //! room that is kept free around the window. So a base is asked once, and then known for as long as
-//! constants are all that is added to it. The operand stays as it is,
-//! with an FS prefix or none. Where a base is not on the side it was on when the block was made
-//! ([`super::values`]), the block is left for the one that begins with that instruction. So the first
-//! instruction of a block is different: as for all other addresses, the sum is worked out in R11 and
-//! asked, and where it is below 4 GiB a constant is added that FS takes away again.
+//! constants are all that is added to it; the operand stays as it is, with an FS prefix or none. Where
+//! a base is not on the side it was on when the block was made ([`super::values`]), the block is left
+//! for the one that begins with that instruction. Where nobody behind wants to know of the base, and in
+//! a block's first instruction, the instruction stands twice instead, for either side, and the block
+//! goes on. Of all other addresses the sum is worked out in R11 and asked, and where it is below 4 GiB
+//! a constant is added that FS takes away again.
 //!
 //! The stack pointer always has the bit: nobody comes here from elsewhere with another one
 //! ([`super::shared`], [`crate::vcpu`]), and what changes it by more than an access that follows would
