@@ -373,9 +373,11 @@ pub struct Area {
     pub host_rsp: u64,
     /// Where to jump on entering.
     pub target: u64,
-    /// What FS adds to an address while translated code runs: the way into the window, if user code
-    /// of this address space goes through it; zero if not.
+    /// Not zero: user code of this address space goes through the window.
     pub window: u64,
+    /// What FS adds to an address while translated code runs, the way into the window, since the
+    /// processor has had it; zero before.
+    pub fs_adds: u64,
     /// That negated: added to an address of this process it makes one that FS leads back from.
     pub from_window: u64,
     /// The bit of an address that the window is for, for PEXT.

@@ -90,6 +90,11 @@ impl HostMmu {
         }
     }
 
+    /// What FS adds while translated code runs.
+    pub(super) fn fs_adds(&self) -> u64 {
+        self.window.as_ref().map_or(0, |_| window::BASE)
+    }
+
     /// Pages in the window.
     pub(super) fn len(&self) -> usize {
         self.window.as_ref().map_or(0, Window::len)
@@ -226,7 +231,7 @@ impl BtVcpu {
         let base = self.interp.cpu().s.cr3 & BASE;
         let tenant = self.host_mmu.tenant.as_ref();
         let inside = tenant.is_some_and(|t| t.base == base);
-        self.area.window = if inside { window::BASE } else { 0 };
+        self.area.window = u64::from(inside);
         if inside {
             self.area.prepare(false);
             // Those are not this program's, or of before its last flush.

@@ -310,7 +310,8 @@ impl BtVcpu {
         let cpu = self.interp.cpu();
         let area = &mut *self.area;
         area.note_calls(view);
-        area.host_fs = self.host_fs;
+        // Whatever code may be reached: FS never leads to what is this process's own.
+        (area.host_fs, area.fs_adds) = (self.host_fs, self.host_mmu.fs_adds());
         let s = &cpu.s;
         area.gpr = s.gpr;
         area.flags = cpu.rflags() & HOST_FLAGS | rflags::FIXED | rflags::IF;
