@@ -46,6 +46,7 @@ pub use engine::{CODE_CACHE, CODE_CACHE_BOUNDS, Options, Translation};
 pub use perfmap::PerfMap;
 pub use switches::Switches;
 pub use vcpu::{BtVcpu, Stats};
+pub use window::window_possible;
 
 #[cfg(test)]
 #[path = "../tests/support/end_bus.rs"]

@@ -55,6 +55,9 @@ fn own_fs() -> u64 {
 
 #[test]
 fn a_host_without_mappings_left_is_not_reached_and_the_program_goes_on() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     const FUNCTION: u64 = CODE + 0x4000;
     let canary = vec![0x5a5a_5a5a_5a5a_5a5au64; 64];
     // Where FS would lead to it, if it were the host's.

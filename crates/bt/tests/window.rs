@@ -32,6 +32,9 @@ fn is_in_the_window(rig: &Rig, most: u64) {
 
 #[test]
 fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     for how in [Service::StoreInvlpg, Service::StoreFlush] {
         compare(
             &|rig| {
@@ -71,6 +74,9 @@ fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
 
 #[test]
 fn a_page_that_goes_is_missing_after_the_flush() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     compare(
         &|rig| {
             let table = rig.table(DATA);
@@ -148,6 +154,9 @@ const STORES: &[Part] = &[
 
 #[test]
 fn a_store_to_a_page_that_may_be_read_faults_until_it_is_given_a_copy() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     for store in STORES {
         compare(
             &|rig| {
@@ -181,6 +190,9 @@ fn a_store_to_a_page_that_may_be_read_faults_until_it_is_given_a_copy() {
 
 #[test]
 fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     const ACCESSED: u64 = 0x20;
     const DIRTY: u64 = 0x40;
     // Far from each other, and pages that nobody uses beside each.
@@ -245,6 +257,9 @@ fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
 
 #[test]
 fn code_is_what_was_written_there_last_by_any_address() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     // Two functions: pages begin to hold code one after the other, when both have been written.
     const FUNCTIONS: u64 = CODE + 0x4000;
     // The same pages, where they are only written.
@@ -296,6 +311,9 @@ fn code_is_what_was_written_there_last_by_any_address() {
 
 #[test]
 fn an_address_space_sees_its_own_pages_alone() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     // With and without a PCID that keeps what is known.
     for [first, second] in [SPACES, [SPACES[0] | 1 | 1 << 63, SPACES[1] | 2 | 1 << 63]] {
         compare(
@@ -349,6 +367,9 @@ fn an_address_space_sees_its_own_pages_alone() {
 
 #[test]
 fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     let _turn = turn();
     let mut rig = Rig::new(&through(""));
     for n in 0..32u64 {
@@ -397,6 +418,9 @@ fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
 
 #[test]
 fn what_a_program_has_used_before_is_in_the_window_as_it_was_used() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     let _turn = turn();
     let mut rig = Rig::new(&through_after(Duration::from_millis(1), ""));
     let clean = rig.table(DATA) - KERNEL;
@@ -438,6 +462,9 @@ fn what_a_program_has_used_before_is_in_the_window_as_it_was_used() {
 
 #[test]
 fn tables_that_another_program_is_given_lead_to_its_pages() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     // So few pages that they are changed one by one, and so many that all go.
     for pages in [4, 48] {
         compare(
@@ -505,6 +532,9 @@ fn tables_that_another_program_is_given_lead_to_its_pages() {
 
 #[test]
 fn a_data_breakpoint_on_a_page_in_the_window_traps_from_then_on_alone() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     compare(
         &|rig| {
             for _ in 0..2 {
@@ -547,6 +577,9 @@ impl Drop for Ends<'_> {
 /// A copy that is brought up to date by the pages which the log names is always the same as the memory.
 #[test]
 fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
     let _turn = turn();
     let engine = through("");
     let mut rig = Rig::new(&engine);
