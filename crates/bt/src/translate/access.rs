@@ -371,10 +371,7 @@ impl Building<'_, '_> {
             let checks = &self.t.checks[view][usize::from(access == Access::Write)];
             self.asm.copy_with(&checks.short, 4096 - size)
         };
-        let restore = match self.remake {
-            Some(remake) if self.live => Restore::Remade(remake),
-            _ => Restore::Nothing,
-        };
+        let restore = self.borrowed();
         self.give_back(restore);
         (slow, restore)
     }

@@ -288,32 +288,29 @@ impl Building<'_, '_> {
     /// An address in R11 becomes one that FS leads back from, where it is below 4 GiB; and what is to be
     /// given back is. Where the way of the other side joins it.
     fn lead_back(&mut self, side: Side, restore: Restore) -> usize {
-        if side == Side::High {
-            let back = self.asm.bytes.len();
-            self.give_back(restore);
-            return back;
-        }
-        if restore == Restore::Rcx {
-            self.asm.load(RCX, field::from_window);
-            self.asm.lea(R11, Mem::sum(R11, RCX));
-        } else {
-            self.asm.add_mem(R11, field::from_window);
-        }
+        self.raise(side, restore);
         let back = self.asm.bytes.len();
         self.give_back(restore);
         back
+    }
+
+    /// An address in R11 that is below 4 GiB becomes one that FS leads back from.
+    fn raise(&mut self, side: Side, restore: Restore) {
+        match (side, restore) {
+            (Side::High, _) => {}
+            (Side::Low, Restore::Rcx) => {
+                self.asm.load(RCX, field::from_window);
+                self.asm.lea(R11, Mem::sum(R11, RCX));
+            }
+            (Side::Low, _) => self.asm.add_mem(R11, field::from_window),
+        }
     }
 
     /// The slow path of a question about R11 that was answered no, up to where the interpreter is wanted.
     pub(super) fn outside(&mut self, restore: Restore, back: u64, side: Side) {
         let other = side.other();
         let neither = self.ask(R11, other, restore);
-        if other == Side::Low && restore == Restore::Rcx {
-            self.asm.load(RCX, field::from_window);
-            self.asm.lea(R11, Mem::sum(R11, RCX));
-        } else if other == Side::Low {
-            self.asm.add_mem(R11, field::from_window);
-        }
+        self.raise(other, restore);
         self.asm.jmp_to(back);
         self.asm.bind(neither);
         self.give_back(restore);

@@ -17,6 +17,15 @@ fn put_values(rig: &Rig, values: impl IntoIterator<Item = u64>) {
     }
 }
 
+/// Gives the registers that a part may name values of their own.
+fn tell_apart(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let registers = [rcx, rdx, rbx, rsi, rdi, r8, r9, r10, r11];
+    for (n, register) in registers.into_iter().enumerate() {
+        a.mov(register, 0x101 * n as u64 + 3)?;
+    }
+    Ok(())
+}
+
 /// Does each part for each value, in RAX and R14, and has all registers noted afterwards, by INT3; an
 /// exception goes on there, too.
 fn for_each(a: &mut CodeAssembler, parts: &[Part]) -> Result<(), IcedError> {
@@ -30,12 +39,7 @@ fn for_each(a: &mut CodeAssembler, parts: &[Part]) -> Result<(), IcedError> {
         a.mov(rbp, rsp)?;
         a.mov(r14, qword_ptr(r12))?;
         a.mov(rax, r14)?;
-        for (n, register) in [rcx, rdx, rbx, rsi, rdi, r8, r9, r10, r11]
-            .into_iter()
-            .enumerate()
-        {
-            a.mov(register, 0x101 * n as u64 + 3)?;
-        }
+        tell_apart(a)?;
         a.jmp(begin)?;
         a.set_label(&mut begin)?;
         part(a)?;
@@ -576,12 +580,7 @@ fn on_changed(a: &mut CodeAssembler, to_stack: Part, uses: Part) -> Result<(), I
     a.lea(r15, qword_ptr(next))?;
     a.mov(rbp, rsp)?;
     a.mov(rax, qword_ptr(r12))?;
-    for (n, register) in [rcx, rdx, rbx, rsi, rdi, r8, r9, r10, r11]
-        .into_iter()
-        .enumerate()
-    {
-        a.mov(register, 0x101 * n as u64 + 3)?;
-    }
+    tell_apart(a)?;
     a.jmp(begin)?;
     a.set_label(&mut begin)?;
     to_stack(a)?;
