@@ -741,14 +741,32 @@ mod tests {
         vcpu: BtVcpu,
         bus: EndBus,
         ram: Arc<GuestMemory>,
+        base: u64,
     }
+
+    /// Where memory is once more, as a kernel's large global page.
+    const HIGH: u64 = 0xffff_ffff_8000_0000;
+
+    type Code<'a> = &'a dyn Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
 
     impl Rig {
         fn new(code: impl Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Rig {
-            let ram = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+            Rig::at(0, &code)
+        }
+
+        /// With the code at this distance from its place in memory.
+        fn at(base: u64, code: Code<'_>) -> Rig {
+            let ram = Arc::new(GuestMemory::flat(2 << 20).unwrap());
             let put = |at, bytes: &[u8]| ram.write(Gpa(at), bytes).unwrap();
-            // PML4, PDPT, PD, and a page table of 4 KiB pages.
-            for (at, entry) in [(0x1000, 0x2003u64), (0x2000, 0x3003), (0x3000, 0x4003)] {
+            // PML4, PDPT, PD, and a page table of 4 KiB pages; then those of the large page.
+            for (at, entry) in [
+                (0x1000, 0x2003u64),
+                (0x2000, 0x3003),
+                (0x3000, 0x4003),
+                (0x1ff8, 0x5003),
+                (0x5ff0, 0x6003),
+                (0x6000, 0x183),
+            ] {
                 put(at, &entry.to_le_bytes());
             }
             for n in 0..256 {
@@ -757,7 +775,7 @@ mod tests {
             let mut a = CodeAssembler::new(64).unwrap();
             code(&mut a).unwrap();
             a.out(u32::from(END), al).unwrap();
-            put(CODE, &a.assemble(CODE).unwrap());
+            put(CODE, &a.assemble(base + CODE).unwrap());
             let signals = Arc::new(Signals::default());
             let model = CpuModel::everything();
             let peers = Arc::new(Peers::new(ram.page_count()));
@@ -775,6 +793,7 @@ mod tests {
                 vcpu,
                 bus: EndBus(signals),
                 ram,
+                base,
             };
             rig.restart();
             rig
@@ -792,10 +811,10 @@ mod tests {
             s.seg[1] = flat(8, 0xa9b);
             s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP;
             s.cr3 = 0x1000;
-            s.cr4 = cr4::PAE | cr4::OSFXSR;
+            s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::PGE;
             s.efer = efer::LME | efer::LMA;
-            s.rip = CODE;
-            s.gpr[4] = 0x2_0000;
+            s.rip = self.base + CODE;
+            s.gpr[4] = self.base + 0x2_0000;
             self.vcpu.set_state(&s).unwrap();
         }
 
@@ -917,6 +936,35 @@ mod tests {
         });
         let counts = rig.run().unwrap();
         assert!(counts.instructions > 24 * 14, "{counts:?}");
+    }
+
+    #[test]
+    fn a_return_to_the_next_page_of_fixed_code_goes_no_further_than_was_rehearsed() {
+        let count = HIGH + DATA + 0x2000;
+        let code = |a: &mut CodeAssembler| {
+            let (mut again, mut function) = (a.create_label(), a.create_label());
+            a.mov(ecx, 20)?;
+            a.mov(rbx, count)?;
+            a.set_label(&mut again)?;
+            let ahead = [0x90; (DATA - CODE) as usize - 20];
+            a.db(&ahead)?;
+            // Its last byte is the page's.
+            a.call(function)?;
+            a.inc(qword_ptr(rbx))?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.out(u32::from(END), al)?;
+            a.set_label(&mut function)?;
+            a.inc(qword_ptr(rbx + 8))?;
+            a.ret()
+        };
+        let mut rig = Rig::at(HIGH, &code);
+        let counts = rig.run().unwrap();
+        assert!(rig.vcpu.stats().fixed > 0);
+        assert_eq!(counts.again, 0);
+        for at in [DATA + 0x2000, DATA + 0x2008] {
+            assert_eq!(rig.ram.read_word::<u64>(Gpa(at)), Ok(20));
+        }
     }
 
     #[test]

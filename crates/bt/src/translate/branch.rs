@@ -76,8 +76,11 @@ impl Building<'_, '_> {
         let Some(stub) = stub else { return };
         self.asm.bind(stub);
         self.asm.load(RCX, field::spill);
-        let fixed = self.source.fixed.is_some();
-        if fixed && (self.is_near(target) || self.t.switches.far) {
+        let switches = &self.t.switches;
+        // To another page the way by the branch table, until it is linked: as nobody has polled, only
+        // where that need not be.
+        let leads = self.is_near(target) || switches.far && switches.forward;
+        if self.source.fixed.is_some() && leads {
             let hole = self.asm.jmp();
             return self.lead(hole, target);
         }
