@@ -158,8 +158,8 @@ hackbench() {
     try /usr/bin/hackbench -g 2 -l 60 -s 3000 -P | grep -v ^Time:
 }
 # Stressors and how much they do, which is about a tenth of a second on the hardware. (Two do
-# not end by their work: they get seconds. sigio is absent: now and then it does nothing for ever, once
-# under the interpreter, too; README.md.)
+# not end by their work: they get seconds. sigio is absent: now and then it does nothing for ever,
+# natively, too; README.md.)
 stress() {
     n=$(nproc); [ "$n" -gt 2 ] && n=2
     while read -r s ops more; do
