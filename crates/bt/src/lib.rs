@@ -26,6 +26,7 @@ mod dump;
 mod emit;
 mod engine;
 mod entry;
+mod eviction;
 #[cfg(test)]
 mod golden;
 mod marks;

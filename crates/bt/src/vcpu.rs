@@ -18,6 +18,7 @@ use crate::check::Check;
 use crate::dump::Recorder;
 use crate::engine::{Options, Peer, Peers, has_xsavec, native};
 use crate::entry::{self, Image};
+use crate::eviction::Eviction;
 use crate::pages::CodeCopies;
 use crate::signal;
 use crate::switches::Switches;
@@ -124,7 +125,7 @@ pub struct BtVcpu {
     /// Regions of the code cache that hold something.
     filled: usize,
     /// Chooses the region that goes.
-    chance: u32,
+    eviction: Eviction,
     pub(crate) targets: Targets,
     /// Vector and x87 registers are the area's and the host's, not those of the state.
     vector_outside: bool,
@@ -270,7 +271,7 @@ impl BtVcpu {
             host_mmu: HostMmu::new(options.window_after()),
             host_fs: 0,
             filled: 1,
-            chance: 1,
+            eviction: Eviction::default(),
             targets,
             vector_outside: false,
             user_segments: UserSegments::default(),

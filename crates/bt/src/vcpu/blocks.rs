@@ -160,8 +160,7 @@ impl BtVcpu {
     }
 
     /// Makes room for a block that did not fit: in a region that is still empty, or in one that is
-    /// emptied. That is one by chance: a program that goes round and round through a little more
-    /// code than there is room for would find nothing left where the oldest always went.
+    /// emptied ([`crate::eviction`]).
     fn make_room(&mut self) {
         if !self.switches.regions {
             return self.empty_cache();
@@ -174,10 +173,11 @@ impl BtVcpu {
             return;
         }
         self.stats.emptied += 1;
-        self.chance = self.chance.wrapping_mul(0x41c6_4e6d).wrapping_add(12345);
-        let others = (self.chance >> 16) as usize % (REGIONS - 1);
-        let region = (self.cache.filling() + 1 + others) % REGIONS;
+        let region = self.eviction.choose(self.cache.filling());
         let numbers = self.blocks.numbers(region);
+        let blocks = numbers.clone().map(|number| &self.blocks[number]);
+        let keys = blocks.filter_map(|b| Targets::key(b.at(), b.mode.into()));
+        self.eviction.dropped(keys);
         self.list_blocks("a region of the code cache was emptied", &numbers);
         for (patch, exit) in self.blocks.begin(region) {
             self.lead(patch, exit);
@@ -469,6 +469,7 @@ impl BtVcpu {
             if let Some(place) = place {
                 self.adjoin(&place);
             }
+            self.eviction.made(target);
             let number = self.blocks.add(&New {
                 key: target,
                 at: key.at,
