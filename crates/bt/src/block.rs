@@ -110,6 +110,16 @@ pub const SITES: u32 = 1 << 21;
 pub const NO_NEXT: u32 = SITES - 1;
 
 impl Site {
+    /// Where in the code cache something of it is, if that is known.
+    pub fn offset(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Access { retry: offset, .. }
+            | Kind::Link { patch: offset, .. }
+            | Kind::Far { patch: offset, .. } => Some(offset),
+            Kind::Interpret { .. } | Kind::Branch { .. } => None,
+        }
+    }
+
     /// It as a word.
     pub fn pack(&self) -> u64 {
         let link = |patch: u32, exit: u8, next: u32| {

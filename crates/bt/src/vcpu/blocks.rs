@@ -612,12 +612,12 @@ impl BtVcpu {
     /// Links the jump of a site out of its page to the block at RIP: behind a guard, if they belong
     /// together for as long as that holds, or as inside a page, if both are fixed.
     pub(super) fn link_far(&mut self, bus: &mut dyn Bus, site: u32, view: View) -> Option<()> {
-        let kind = self.blocks.site(site)?.kind;
-        let Kind::Far { patch, poll, .. } = kind else {
+        let of = self.blocks.site(site)?;
+        let Kind::Far { patch, poll, .. } = of.kind else {
             return None;
         };
         let rip = self.interp.cpu().s.rip;
-        let page = self.page_of(site);
+        let page = self.page_of(site, &of);
         let mut pages = (rip & !0xfff).wrapping_sub(page);
         if view.is_32bit() {
             pages = pages as u32 as i32 as u64;

@@ -15,6 +15,7 @@
 use super::settled::SETTLED;
 use super::{BtVcpu, Map};
 use crate::area::View;
+use crate::block::Site;
 use mem::{Gpa, RamOffset};
 use x86::Bus;
 use x86::exec::Exec;
@@ -185,14 +186,19 @@ impl BtVcpu {
         Some(page.0.wrapping_add(self.frames.distance(mode)?))
     }
 
-    /// The linear page of the code that has a site, which is the one that runs.
-    pub(super) fn page_of(&self, site: u32) -> u64 {
-        if self.frames.frames.is_empty() && self.settled.is_empty() {
-            return self.area.page;
+    /// The linear page of the code that has a site, by its number, which is the one that runs.
+    pub(super) fn page_of(&self, number: u32, site: &Site) -> u64 {
+        let area = &*self.area;
+        // User code is made for its linear address only in the window.
+        let any = area.ring == 3 && area.window == 0;
+        if any || self.frames.frames.is_empty() && self.settled.is_empty() {
+            return area.page;
         }
-        let block = self.blocks.of_site(site);
+        let blocks = &self.blocks;
+        let block = site.offset().and_then(|offset| blocks.at_host(offset));
+        let block = block.or_else(|| blocks.of_site(number));
         let fixed = block.and_then(|block| self.fixed_page(block));
-        fixed.unwrap_or(self.area.page)
+        fixed.unwrap_or(area.page)
     }
 
     /// After flushes: the code of a frame that is no longer mapped as it was goes.

@@ -269,7 +269,7 @@ impl BtVcpu {
 
     /// The RIP of the site at which translated code was left.
     fn rip_left(&self, site: &Site) -> u64 {
-        let page = self.page_of(self.area.site as u32);
+        let page = self.page_of(self.area.site as u32, site);
         page.wrapping_add(site.rip.into())
     }
 
