@@ -1,6 +1,8 @@
 //! What the engine remembers of translated code. There is about as much of it as of the code, so
 //! it is packed; [`crate::blocks`] holds it.
 
+use crate::cache::REGIONS;
+use crate::targets::Targets;
 use iced_x86::Code;
 use mem::RamOffset;
 use x86::mmu::Access;
@@ -209,58 +211,55 @@ impl Site {
     }
 }
 
-/// A translated block.
+/// A translated block. There are a great many, so it is half a line of the cache, and numbers in it
+/// are those inside its region.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub struct Block {
-    /// The page of its first byte, as a number, and where in it that is.
-    pub(super) page: u32,
-    pub(super) start: u16,
-    /// The number of the mode ([`crate::targets::Targets::mode`]) it was translated for.
-    pub mode: u16,
-    /// Offset of its code in the code cache.
-    pub host: u32,
-    /// Bytes of host code.
-    pub size: u16,
-    /// Guest instructions.
-    pub count: u8,
-    /// Instructions of which its code has another copy.
-    pub again: u8,
-    /// Instructions that the code can complete: all, or all but a last one that is left to the
-    /// interpreter.
-    pub completes: u8,
-    /// Generation of its page when it was translated.
-    pub generation: u32,
-    /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
-    /// before; [`NO_NEXT`] if there is none.
-    pub incoming: u32,
-    /// The regions of the code cache, a bit for each, where these jumps, their sites or the code of
-    /// their links may be.
-    pub(super) from: u8,
-    /// Where its map begins, its code that hardly ever runs, and the next block of its page.
-    pub(super) map: u32,
+    /// Its key ([`crate::targets`]), and from [`COUNTS`] on how many guest instructions it has and
+    /// of how many its code has another copy, [`COUNT_BITS`] each.
+    pub(super) what: u64,
+    /// Offset of its code in the code cache, and [`about`] it.
+    pub(super) host: u32,
+    /// Offset of its code that hardly ever runs.
     pub(super) cold: u32,
-    pub(super) next_in_page: u32,
-    /// The number of its first site.
+    /// Bytes of host code.
+    pub(super) size: u16,
+    /// The next block of its page, or [`LAST_IN_PAGE`].
+    pub(super) next_in_page: u16,
+    /// [`Block::incoming`], and above [`SITES`] the regions of the code cache, a bit for each, where
+    /// these jumps, their sites or the code of their links may be.
+    pub(super) links: u32,
+    /// Where its map begins.
+    pub(super) map: u32,
+    /// Its first site.
     pub(super) first_site: u32,
-    /// [`about`], a bit each.
-    pub(super) about: u8,
-    /// False after its page was written.
-    pub valid: bool,
 }
 
-/// What there is to know of a block.
+const _: () = assert!(size_of::<Block>() == 32);
+
+/// See [`Block`].
+pub(super) const COUNTS: u32 = 52;
+pub(super) const COUNT_BITS: u32 = 6;
+/// See [`Block::next_in_page`].
+pub(super) const LAST_IN_PAGE: u16 = u16::MAX;
+
+/// What there is to know of a block: bits above those of an offset in the code cache.
 pub mod about {
+    use super::REACH;
     /// It ends without a jump: the next block lies behind it and is what it goes on to.
-    pub const RUNS_ON: u8 = 1;
+    pub const RUNS_ON: u32 = REACH as u32;
     /// Its one instruction ends in the next page. Such a block begins with a look at where that
     /// page is mapped, unless it is fixed.
-    pub const CROSSES: u8 = 2;
+    pub const CROSSES: u32 = RUNS_ON << 1;
     /// It depends on another page for the flags that are needed there.
-    pub const LOOKS: u8 = 4;
+    pub const LOOKS: u32 = RUNS_ON << 2;
+    /// Its last instruction is left to the interpreter.
+    pub const LEAVES: u32 = RUNS_ON << 3;
+    /// Its page was not written.
+    pub const VALID: u32 = RUNS_ON << 4;
 }
-
-// There are a great many.
-const _: () = assert!(size_of::<Block>() == 44);
+const _: () = assert!(about::VALID == 1 << 31);
 
 /// Bytes of a block's first exit that asks for a link, and of each further one, which shares the
 /// end of the first. They lie one behind the other where its code that hardly ever runs begins.
@@ -285,21 +284,104 @@ impl Block {
         }
     }
 
+    pub(super) fn is(&self, about: u32) -> bool {
+        self.host & about != 0
+    }
+
     /// See [`about::RUNS_ON`].
     pub fn runs_on(&self) -> bool {
-        self.about & about::RUNS_ON != 0
+        self.is(about::RUNS_ON)
     }
 
     /// See [`about::CROSSES`].
     pub fn crosses(&self) -> bool {
-        self.about & about::CROSSES != 0
+        self.is(about::CROSSES)
+    }
+
+    /// See [`about::VALID`].
+    pub fn valid(&self) -> bool {
+        self.is(about::VALID)
+    }
+
+    /// Its key ([`crate::targets`]).
+    pub fn key(&self) -> u64 {
+        self.what & ((1 << COUNTS) - 1)
     }
 
     /// Its first byte in RAM.
     pub fn at(&self) -> RamOffset {
-        RamOffset(u64::from(self.page) << 12 | u64::from(self.start))
+        Targets::place(self.key())
+    }
+
+    /// The page of that.
+    pub fn page(&self) -> RamOffset {
+        RamOffset(self.at().0 & !0xfff)
+    }
+
+    /// The number of the mode ([`Targets::mode`]) it was translated for.
+    pub fn mode(&self) -> u16 {
+        Targets::mode_number(self.what)
+    }
+
+    /// Guest instructions.
+    pub fn count(&self) -> usize {
+        self.number(COUNTS)
+    }
+
+    /// Instructions of which its code has another copy.
+    pub fn again(&self) -> usize {
+        self.number(COUNTS + COUNT_BITS)
+    }
+
+    fn number(&self, shift: u32) -> usize {
+        (self.what >> shift) as usize % (1 << COUNT_BITS)
+    }
+
+    /// Instructions that the code can complete: all, or all but a last one that is left to the
+    /// interpreter.
+    pub fn completes(&self) -> usize {
+        self.count() - usize::from(self.is(about::LEAVES))
+    }
+
+    /// Offset of its code in the code cache.
+    pub fn host(&self) -> u32 {
+        self.host % REACH as u32
+    }
+
+    /// Bytes of host code.
+    pub fn size(&self) -> u32 {
+        self.size.into()
+    }
+
+    /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
+    /// before; [`NO_NEXT`] if there is none.
+    pub fn incoming(&self) -> u32 {
+        self.links % SITES
+    }
+
+    /// Another one; the last one before.
+    pub(super) fn set_incoming(&mut self, site: u32) -> u32 {
+        let before = self.incoming();
+        self.links = self.links & !(SITES - 1) | site;
+        before
+    }
+
+    /// See [`Block::links`].
+    pub(super) fn comes_from(&self, region: usize) -> bool {
+        self.links & from(region) != 0
+    }
+
+    /// Jumps come from other regions than this.
+    pub(super) fn comes_from_others(&self, region: usize) -> bool {
+        self.links & !from(region) >= SITES
     }
 }
+
+/// The bit of a region in [`Block::links`].
+pub(super) fn from(region: usize) -> u32 {
+    SITES << region
+}
+const _: () = assert!((SITES as u64) << (REGIONS - 1) <= u32::MAX as u64);
 
 #[cfg(test)]
 mod tests {

@@ -3,27 +3,30 @@
 //! numbers of its own for blocks and sites, which count up until it is emptied. Blocks lie in their
 //! region in their order.
 
-use crate::block::{Block, Kind, NO_NEXT, SITES, Site, about};
+use crate::block::{
+    Block, COUNT_BITS, COUNTS, Kind, LAST_IN_PAGE, NO_NEXT, SITES, Site, about, from,
+};
 use crate::cache::REGIONS;
 use crate::targets::{HASH, Targets};
 use crate::vcpu::Map;
 use mem::RamOffset;
 use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 
-/// Binary logarithm of the places for keys.
-const PLACES: u32 = 18;
+/// Places for keys.
+const PLACES: usize = 5 << 16;
 /// Binary logarithm of the numbers of a region's blocks, and of its sites.
 const BLOCK_BITS: u32 = 15;
 const SITE_BITS: u32 = 18;
 const _: () = assert!(REGIONS << SITE_BITS == SITES as usize);
-/// Blocks of a region at most, so that a sixth of all places stays free.
-const FULL: usize = (5 << PLACES) / 6 / REGIONS;
-const _: () = assert!(FULL <= 1 << BLOCK_BITS && REGIONS << BLOCK_BITS <= 1 << PLACES);
+/// Blocks of a region at most: a fifth of all places stays free, and the last numbers are no block's.
+const FULL: usize = (1 << BLOCK_BITS) - 2;
+const _: () = assert!(REGIONS * FULL * 5 <= PLACES * 4 && FULL <= LAST_IN_PAGE as usize);
 /// No block; in a place also one that was removed, where the search for another must go on.
 const NONE: u32 = u32::MAX;
 const REMOVED: u32 = NONE - 1;
 /// The bits of a place that are the block's number; the others are of its key's hash.
-const NUMBER: u32 = (1 << PLACES) - 1;
+const NUMBER: u32 = ((REGIONS << BLOCK_BITS) - 1) as u32;
 /// Binary logarithm of the bytes of the code cache for which the first block is known.
 const STRETCH: u32 = 10;
 
@@ -31,10 +34,6 @@ const STRETCH: u32 = 10;
 pub struct New<'a> {
     /// The key ([`crate::targets`]).
     pub key: u64,
-    /// Its first byte.
-    pub at: RamOffset,
-    /// The number of its mode.
-    pub mode: u16,
     /// Offset in the code cache.
     pub host: u32,
     /// Offset of its code that hardly ever runs.
@@ -58,9 +57,23 @@ pub struct New<'a> {
     pub sites: &'a [u64],
 }
 
+/// The blocks of a region that begin in a page.
+struct Page {
+    /// The last one made.
+    last: u16,
+    /// Generation of the page when the first one was made.
+    generation: u32,
+}
+
 /// What there is of a region.
 struct Region {
     blocks: Vec<Block>,
+    /// By the page's number.
+    pages: Map<u32, Page>,
+    /// The second pages of blocks that have one, or depend on one, and their generations.
+    seconds: Map<u32, (u32, u32)>,
+    /// The blocks that end in a page, or depend on it.
+    ending: Map<u32, Vec<u32>>,
     /// For each stretch of the region the first block that begins in it or behind it, as its
     /// place in `blocks`.
     stretches: Vec<u32>,
@@ -72,6 +85,8 @@ struct Region {
     /// Sites of other regions the code of whose far links is here, or was; with [`SITES`] added where
     /// that leads to no block.
     far: Vec<u32>,
+    /// The blocks of other regions to which jumps from here may lead.
+    linked: Vec<u32>,
 }
 
 /// See the module.
@@ -83,12 +98,6 @@ pub struct Blocks {
     size: u32,
     /// By their keys: a hash table whose entries go on to the next place where theirs is taken.
     places: Box<[u32]>,
-    /// The last block made of each page.
-    pages: Map<u64, u32>,
-    /// The second pages of blocks that have one, or depend on one, and their generations.
-    seconds: Map<u64, (RamOffset, u32)>,
-    /// The blocks that end in a page, or depend on it.
-    ending: Map<u64, Vec<u32>>,
     /// Packed [`Site`]s.
     pub sites: Box<[u64]>,
 }
@@ -108,18 +117,39 @@ fn index_of(number: u32) -> usize {
 impl Region {
     fn clear(&mut self) {
         self.blocks.clear();
+        self.pages.clear();
+        self.seconds.clear();
+        self.ending.clear();
         self.stretches.clear();
         self.maps.clear();
         self.sites = 0;
         self.far.clear();
+        self.linked.clear();
+    }
+
+    /// The blocks that begin in a page, as their places.
+    fn in_page(&self, page: u32) -> impl Iterator<Item = u16> {
+        let first = self.pages.get(&page).map_or(LAST_IN_PAGE, |page| page.last);
+        let exists = |n: u16| (n != LAST_IN_PAGE).then_some(n);
+        core::iter::successors(exists(first), move |n| {
+            exists(self.blocks[usize::from(*n)].next_in_page)
+        })
+    }
+
+    /// True if a block of a page was not translated in this generation.
+    fn is_stale(&self, page: u32, generation: u32) -> bool {
+        let second = |n: &u32| self.seconds.get(n).map(|s| s.1);
+        let begins = self.pages.get(&page).map(|page| page.generation);
+        let ends = self.ending.get(&page).into_iter().flatten();
+        begins.is_some_and(|g| g != generation) || ends.map(second).any(|g| g != Some(generation))
     }
 }
 
 /// The first place of a key, and what its entry has beside the number.
 fn place(key: u64) -> (usize, u32) {
     let hash = key.wrapping_mul(HASH);
-    let place = (hash >> (64 - PLACES)) as usize;
-    (place, (hash >> (32 - PLACES)) as u32 & !NUMBER)
+    let place = ((hash >> 32) * PLACES as u64) >> 32;
+    (place as usize, hash as u32 & !NUMBER)
 }
 
 impl Blocks {
@@ -128,19 +158,20 @@ impl Blocks {
     pub fn new(size: usize) -> Blocks {
         let region = || Region {
             blocks: Vec::with_capacity(FULL),
+            pages: Map::default(),
+            seconds: Map::default(),
+            ending: Map::default(),
             stretches: Vec::with_capacity(size >> STRETCH),
             maps: Vec::with_capacity(size / 16),
             sites: 0,
             far: Vec::new(),
+            linked: Vec::new(),
         };
         Blocks {
             regions: (0..REGIONS).map(|_| region()).collect(),
             region: 0,
             size: size as u32,
-            places: vec![NONE; 1 << PLACES].into_boxed_slice(),
-            pages: Map::default(),
-            seconds: Map::default(),
-            ending: Map::default(),
+            places: vec![NONE; PLACES].into_boxed_slice(),
             sites: vec![0; SITES as usize].into_boxed_slice(),
         }
     }
@@ -150,9 +181,6 @@ impl Blocks {
         self.regions.iter_mut().for_each(Region::clear);
         self.region = 0;
         self.places.fill(NONE);
-        self.pages.clear();
-        self.seconds.clear();
-        self.ending.clear();
     }
 
     /// The number of the next block.
@@ -191,14 +219,9 @@ impl Blocks {
     /// that were linked to them: where they are, and where they led before.
     pub fn begin(&mut self, region: usize) -> Vec<(u32, u32)> {
         let mut back = Vec::new();
-        let mut pages = Vec::new();
         for number in self.numbers(region) {
-            let block = self[number];
-            pages.push(u64::from(block.page));
-            if !block.valid {
-                continue;
-            }
-            if block.from & !(1 << region) == 0 {
+            let block = &self[number];
+            if !block.valid() || !block.comes_from_others(region) {
                 continue;
             }
             let links = self.unlink(number);
@@ -219,55 +242,34 @@ impl Blocks {
                 loose.iter().map(|s| s % SITES).collect(),
             )
         };
+        let linked = std::mem::take(&mut self.regions[region].linked);
         for other in (0..REGIONS).filter(|r| *r != region) {
-            self.regions[other]
+            let other = &mut self.regions[other];
+            other
                 .far
                 .retain(|site| region_of_site(*site % SITES) != region);
-            for number in self.numbers(other) {
-                if self[number].from & 1 << region == 0 {
-                    continue;
+            other.linked.retain(|number| region_of(*number) != region);
+        }
+        for number in linked {
+            // A site whose link was once here and is elsewhere now leads to a block without it.
+            self.drop_links_from(number, |site| {
+                let here = far.contains(&site);
+                if here {
+                    gone.push(site);
                 }
-                // A site whose link was once here and is elsewhere now leads to a block without it.
-                self.drop_links_from(number, |site| {
-                    let here = far.contains(&site);
-                    if here {
-                        gone.push(site);
-                    }
-                    here || region_of_site(site) == region
-                });
-                if let Some(block) = self.get_mut(number) {
-                    block.from &= !(1 << region);
-                }
+                here || region_of_site(site) == region
+            });
+            if let Some(block) = self.get_mut(number) {
+                block.links &= !from(region);
             }
         }
         for site in gone {
             let site = self.site(site);
             back.extend(site.and_then(|site| self.way_back(&site)));
         }
-        pages.sort_unstable();
-        pages.dedup();
-        for page in pages {
-            self.drop_from_page(page, region);
-        }
-        self.seconds.retain(|n, _| region_of(*n as u32) != region);
-        self.ending.retain(|_, numbers| {
-            numbers.retain(|n| region_of(*n) != region);
-            !numbers.is_empty()
-        });
+        self.forget(region);
         self.regions[region].clear();
         self.region = region;
-        // Without the places of those that were removed, too.
-        self.places.fill(NONE);
-        for r in 0..REGIONS {
-            for number in self.numbers(r) {
-                let block = self[number];
-                if block.valid
-                    && let Some(key) = Targets::key(block.at(), block.mode.into())
-                {
-                    self.enter(key, number);
-                }
-            }
-        }
         back
     }
 
@@ -278,7 +280,7 @@ impl Blocks {
             return None;
         };
         let from = self.at_host(patch).map(|from| self[from])?;
-        from.valid.then(|| (patch, from.unlinked(site)))
+        from.valid().then(|| (patch, from.unlinked(site)))
     }
 
     /// The code of a far link, to a block unless it leads by the branch table for good, was put into
@@ -286,8 +288,8 @@ impl Blocks {
     pub fn add_far(&mut self, site: u32, to: Option<u32>) {
         if region_of_site(site) != self.region {
             let region = self.region;
-            if let Some(block) = to.and_then(|to| self.get_mut(to)) {
-                block.from |= 1 << region;
+            if let Some(to) = to {
+                self.comes_from(to, region);
             }
             let loose = if to.is_none() { SITES } else { 0 };
             self.regions[region].far.push(site | loose);
@@ -296,7 +298,7 @@ impl Blocks {
 
     /// Takes some jumps out of those that lead to a block.
     fn drop_links_from(&mut self, number: u32, mut goes: impl FnMut(u32) -> bool) {
-        let mut site = self[number].incoming;
+        let mut site = self[number].incoming();
         let mut keep = Vec::new();
         let mut all = true;
         while site != NO_NEXT
@@ -312,7 +314,7 @@ impl Blocks {
         }
         if !all {
             if let Some(block) = self.get_mut(number) {
-                block.incoming = NO_NEXT;
+                block.set_incoming(NO_NEXT);
             }
             for site in keep {
                 self.link(site, number);
@@ -320,38 +322,45 @@ impl Blocks {
         }
     }
 
-    /// Takes a region's blocks out of those of a page.
-    fn drop_from_page(&mut self, page: u64, region: usize) {
-        let mut number = self.pages.remove(&page).unwrap_or(NONE);
-        let mut before: Option<u32> = None;
-        while let Some(block) = self.get(number) {
-            let next = block.next_in_page;
+    /// Jumps, sites or links of a region lead to a block.
+    fn comes_from(&mut self, number: u32, region: usize) {
+        if let Some(block) = self.get_mut(number)
+            && !block.comes_from(region)
+        {
+            block.links |= from(region);
             if region_of(number) != region {
-                if let Some(block) = before.and_then(|n| self.get_mut(n)) {
-                    block.next_in_page = number;
-                } else {
-                    self.pages.insert(page, number);
-                }
-                before = Some(number);
+                self.regions[region].linked.push(number);
             }
-            number = next;
-        }
-        if let Some(block) = before.and_then(|n| self.get_mut(n)) {
-            block.next_in_page = NONE;
         }
     }
 
     fn enter(&mut self, key: u64, number: u32) {
         let (mut at, tag) = place(key);
-        while self.places[at] != NONE {
-            at = (at + 1) % self.places.len();
+        while self.places[at] < REMOVED {
+            at = (at + 1) % PLACES;
         }
         self.places[at] = tag | number;
     }
 
+    /// Takes the blocks of a region out of the places.
+    fn forget(&mut self, region: usize) {
+        for place in self.places.iter_mut().filter(|place| **place < REMOVED) {
+            if region_of(*place & NUMBER) == region {
+                *place = REMOVED;
+            }
+        }
+        // No search has to go on where the next place has none.
+        let mut next = self.places[0];
+        for place in self.places.iter_mut().rev() {
+            if *place == REMOVED && next == NONE {
+                *place = NONE;
+            }
+            next = *place;
+        }
+    }
+
     /// The block of a key.
     pub fn find(&self, key: u64) -> Option<u32> {
-        let (at, mode) = ((key >> 24) << 12 | key & 0xfff, (key >> 12 & 0xfff) as u16);
         let (mut place, tag) = place(key);
         loop {
             let entry = self.places[place];
@@ -361,13 +370,12 @@ impl Blocks {
             let number = entry & NUMBER;
             if entry & !NUMBER == tag
                 && let Some(block) = self.get(number)
-                && block.at().0 == at
-                && block.mode == mode
+                && block.key() == key
                 && entry != REMOVED
             {
                 return Some(number);
             }
-            place = (place + 1) % self.places.len();
+            place = (place + 1) % PLACES;
         }
     }
 
@@ -380,7 +388,7 @@ impl Blocks {
     pub fn run_on(&mut self, bytes: usize) {
         if let Some(block) = self.regions[self.region].blocks.last_mut() {
             block.size -= bytes as u16;
-            block.about |= about::RUNS_ON;
+            block.host |= about::RUNS_ON;
         }
     }
 
@@ -400,7 +408,7 @@ impl Blocks {
     pub fn add(&mut self, new: &New<'_>) -> u32 {
         let number = self.next();
         let first_site = self.next_site() as usize;
-        let page = new.at.0 >> 12;
+        let page = (Targets::place(new.key).0 >> 12) as u32;
         let region = &mut self.regions[self.region];
         let map = region.maps.len() as u32;
         let mut before = (0, 0);
@@ -421,37 +429,47 @@ impl Blocks {
             region.stretches.push(region.blocks.len() as u32);
         }
         self.enter(new.key, number);
-        let next_in_page = self.pages.insert(page, number).unwrap_or(NONE);
-        if let Some(second) = new.second {
-            self.seconds.insert(number.into(), second);
-            let ending = self.ending.entry(second.0.0 >> 12).or_default();
-            ending.push(number);
+        let region = &mut self.regions[self.region];
+        let place = region.blocks.len() as u16;
+        let next_in_page = match region.pages.entry(page) {
+            Entry::Occupied(mut known) => std::mem::replace(&mut known.get_mut().last, place),
+            Entry::Vacant(new_one) => {
+                new_one.insert(Page {
+                    last: place,
+                    generation: new.generation,
+                });
+                LAST_IN_PAGE
+            }
+        };
+        if let Some((second, generation)) = new.second {
+            let second = (second.0 >> 12) as u32;
+            region.seconds.insert(number, (second, generation));
+            region.ending.entry(second).or_default().push(number);
         }
         let sites = first_site..first_site + new.sites.len();
         self.sites[sites].copy_from_slice(new.sites);
-        let region = &mut self.regions[self.region];
         region.sites += new.sites.len();
+        let (count, again) = (new.count, new.map.len() - new.count);
+        assert!(count.max(again) < 1 << COUNT_BITS, "too long a block");
+        let counts = count | again << COUNT_BITS;
+        let second = match (new.second, new.looks) {
+            (None, _) => 0,
+            (_, false) => about::CROSSES,
+            (_, true) => about::LOOKS,
+        };
+        let leaves = if new.completes < count {
+            about::LEAVES
+        } else {
+            0
+        };
         region.blocks.push(Block {
-            page: page as u32,
-            start: (new.at.0 & 0xfff) as u16,
-            mode: new.mode,
-            host: new.host,
-            size: new.size as u16,
-            count: new.count as u8,
-            again: (new.map.len() - new.count) as u8,
-            completes: new.completes as u8,
-            generation: new.generation,
-            incoming: NO_NEXT,
-            from: 0,
-            map,
+            what: new.key | (counts as u64) << COUNTS,
+            host: new.host | second | leaves | about::VALID,
             cold: new.cold,
+            size: new.size as u16,
             next_in_page,
-            about: match (new.second, new.looks) {
-                (None, _) => 0,
-                (_, false) => about::CROSSES,
-                (_, true) => about::LOOKS,
-            },
-            valid: true,
+            links: NO_NEXT,
+            map,
             first_site: first_site as u32,
         });
         number
@@ -465,47 +483,40 @@ impl Blocks {
                 self.places[at] = REMOVED;
                 return;
             }
-            at = (at + 1) % self.places.len();
+            at = (at + 1) % PLACES;
         }
     }
 
     /// All pages that blocks lie in, as numbers; some may come twice.
-    pub fn pages(&self) -> Vec<u64> {
-        let pages = self.pages.keys().chain(self.ending.keys());
+    pub fn pages(&self) -> Vec<u32> {
+        let regions = self.regions.iter();
+        let pages = regions.flat_map(|r| r.pages.keys().chain(r.ending.keys()));
         pages.copied().collect()
     }
 
     /// True if a block of a page, given as its number, was not translated in this generation.
-    pub fn is_stale(&self, page: u64, generation: u32) -> bool {
-        let ending = self.ending.get(&page).map_or(&[][..], |e| e);
-        let second = |n: &u32| self.seconds.get(&u64::from(*n)).map(|s| s.1);
-        let mut number = self.pages.get(&page).copied().unwrap_or(NONE);
-        while let Some(block) = self.get(number) {
-            if block.generation != generation {
-                return true;
-            }
-            number = block.next_in_page;
-        }
-        ending.iter().any(|n| second(n) != Some(generation))
+    pub fn is_stale(&self, page: u32, generation: u32) -> bool {
+        self.regions.iter().any(|r| r.is_stale(page, generation))
     }
 
     /// Takes the blocks of a page, given as its number.
-    pub fn take_page(&mut self, page: u64) -> Vec<u32> {
-        let mut found = self.ending.remove(&page).unwrap_or_default();
-        found.extend(self.in_page(page));
-        self.pages.remove(&page);
+    pub fn take_page(&mut self, page: u32) -> Vec<u32> {
+        let mut found = self.in_page(page);
+        for region in &mut self.regions {
+            found.extend(region.ending.remove(&page).into_iter().flatten());
+            region.pages.remove(&page);
+        }
         found
     }
 
     /// The blocks that begin in a page, given as its number.
-    pub fn in_page(&self, page: u64) -> Vec<u32> {
-        let mut found = Vec::new();
-        let mut number = self.pages.get(&page).copied().unwrap_or(NONE);
-        while let Some(block) = self.get(number) {
-            found.push(number);
-            number = block.next_in_page;
-        }
-        found
+    pub fn in_page(&self, page: u32) -> Vec<u32> {
+        let regions = self.regions.iter().enumerate();
+        let numbers = regions.flat_map(|(n, region)| {
+            let first = (n << BLOCK_BITS) as u32;
+            region.in_page(page).map(move |n| first + u32::from(n))
+        });
+        numbers.collect()
     }
 
     /// The page that the block's one instruction ends in, and its generation.
@@ -518,9 +529,12 @@ impl Blocks {
         self.other(number, about::LOOKS)
     }
 
-    fn other(&self, number: u32, what: u8) -> Option<(RamOffset, u32)> {
-        let is = self.get(number)?.about & what != 0;
-        is.then(|| self.seconds.get(&number.into()).copied())?
+    fn other(&self, number: u32, about: u32) -> Option<(RamOffset, u32)> {
+        if !self.get(number)?.is(about) {
+            return None;
+        }
+        let &(page, generation) = self.regions[region_of(number)].seconds.get(&number)?;
+        Some((RamOffset(u64::from(page) << 12), generation))
     }
 
     /// For each instruction of a block: offset of its host code, offset of its guest code.
@@ -540,7 +554,7 @@ impl Blocks {
             at = (at.0 + distance(), u16::wrapping_add(at.1, distance()));
             at
         };
-        let entries = u16::from(block.count) + u16::from(block.again);
+        let entries = block.count() + block.again();
         (0..entries).map(|_| next()).collect()
     }
 
@@ -563,10 +577,10 @@ impl Blocks {
         };
         let first = begins(stretch).saturating_sub(1);
         let some = &region.blocks[first..begins(stretch + 1)];
-        let n = first + some.partition_point(|b| b.host <= offset);
+        let n = first + some.partition_point(|b| b.host() <= offset);
         let n = n.checked_sub(1)?;
         let block = &region.blocks[n];
-        let inside = offset.wrapping_sub(block.host) < block.size.into();
+        let inside = offset.wrapping_sub(block.host()) < block.size();
         inside.then_some(number << BLOCK_BITS | n as u32)
     }
 
@@ -574,11 +588,11 @@ impl Blocks {
     /// relative to the page.
     pub fn rip_of(&self, number: u32, offset: u32) -> Option<u64> {
         let block = self.get(number)?;
-        let into = (offset - block.host) as u16;
+        let into = (offset - block.host()) as u16;
         let map = self.map(number);
         let n = map.partition_point(|m| m.0 <= into);
         let guest = map.get(n.wrapping_sub(1)).map_or(0, |m| m.1);
-        Some(u64::from(block.start) + u64::from(guest))
+        Some((block.key() & 0xfff) + u64::from(guest))
     }
 
     /// A site by its number.
@@ -602,9 +616,9 @@ impl Blocks {
             return;
         };
         if let Kind::Link { next, .. } | Kind::Far { next, .. } = &mut of.kind {
-            *next = std::mem::replace(&mut block.incoming, site);
-            block.from |= 1 << region_of_site(site);
+            *next = block.set_incoming(site);
             self.sites[site as usize] = of.pack();
+            self.comes_from(to, region_of_site(site));
         }
     }
 
@@ -613,7 +627,7 @@ impl Blocks {
         let Some(block) = self.get_mut(number) else {
             return Vec::new();
         };
-        block.valid = false;
+        block.host &= !about::VALID;
         self.take_links(number)
     }
 
@@ -623,7 +637,7 @@ impl Blocks {
             return Vec::new();
         };
         let mut links = Vec::new();
-        let mut number = std::mem::replace(&mut block.incoming, NO_NEXT);
+        let mut number = block.set_incoming(NO_NEXT);
         while number != NO_NEXT
             && let Some(site) = self.site(number)
             && let Kind::Link { next, .. } | Kind::Far { next, .. } = site.kind
@@ -650,8 +664,6 @@ mod tests {
         let at = RamOffset(at);
         blocks.add(&New {
             key: Targets::key(at, 3).unwrap(),
-            at,
-            mode: 3,
             host,
             cold: 7000,
             size,
@@ -701,7 +713,7 @@ mod tests {
         }
         assert!(!blocks.is_stale(1, 1) && blocks.is_stale(1, 2));
         let page = blocks.take_page(1);
-        assert!(!page.is_empty() && page.iter().all(|n| blocks[*n].page == 1));
+        assert!(!page.is_empty() && page.iter().all(|n| blocks[*n].page() == RamOffset(0x1000)));
         assert!(!blocks.is_stale(1, 2));
     }
 
@@ -743,7 +755,7 @@ mod tests {
         };
         assert_eq!((places.len(), patch), (2, 20));
         assert_eq!(blocks[number].exit(exit), 7011);
-        assert!(!blocks[number].valid && blocks.unlink(number).is_empty());
+        assert!(!blocks[number].valid() && blocks.unlink(number).is_empty());
     }
 
     #[test]
@@ -772,8 +784,6 @@ mod tests {
             };
             let number = blocks.add(&New {
                 key: Targets::key(RamOffset(at), 3).unwrap(),
-                at: RamOffset(at),
-                mode: 3,
                 host,
                 cold: host + 500,
                 size: 550,

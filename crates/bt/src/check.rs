@@ -203,7 +203,7 @@ impl BtVcpu {
         let old = self.blocks.get(promised)?;
         let new = &self.blocks[found];
         // What the interpreter has just made of the mode shows in the tables after the lookup.
-        if promised == found || !old.valid || old.mode != new.mode {
+        if promised == found || !old.valid() || old.mode() != new.mode() {
             return None;
         }
         Some(Stop::Broken(format!(
@@ -239,9 +239,9 @@ impl BtVcpu {
         check.block = block;
         check.waiting = true;
         check.before.clear();
-        let limit = self.blocks[block].completes;
+        let limit = self.blocks[block].completes();
         let marks = self.interp.code_marks();
-        self.interp.rehearse(&mut check.rehearsal, limit.into());
+        self.interp.rehearse(&mut check.rehearsal, limit as u64);
         self.tell_marks(marks);
         self.check = Some(check);
     }
@@ -322,8 +322,8 @@ impl BtVcpu {
             }
             if matches!(verdict, Verdict::Different) && !exact {
                 // Rather the whole block, for the report.
-                let all = self.blocks[block].completes;
-                self.rehearse_again(check, all.into(), 0);
+                let all = self.blocks[block].completes();
+                self.rehearse_again(check, all as u64, 0);
             }
         }
         let done = check.rehearsal.done;
@@ -545,14 +545,14 @@ impl BtVcpu {
     /// A block's guest instructions.
     fn code_of(&self, number: u32) -> Vec<Instruction> {
         let block = &self.blocks[number];
-        let bits = self.targets.mode_of(block.mode) as u32 & 0xff;
+        let bits = self.targets.mode_of(block.mode()) as u32 & 0xff;
         let decode = |m: &(u16, u16)| {
             let at = (block.at().0 & (PAGE_SIZE - 1)) + u64::from(m.1);
             let bytes: [u8; 15] = core::array::from_fn(|n| self.guest_byte(number, at + n as u64));
             let ip = self.check_start(number).wrapping_add(m.1.into());
             Decoder::with_ip(bits, &bytes, ip, DecoderOptions::NONE).decode()
         };
-        let count = block.count.into();
+        let count = block.count();
         self.blocks
             .map(number)
             .iter()
@@ -583,7 +583,9 @@ impl BtVcpu {
         writeln!(
             out,
             "the interpreter did {} of {} instructions; the block was left for reason {}",
-            r.done, self.blocks[check.block].count, self.area.reason,
+            r.done,
+            self.blocks[check.block].count(),
+            self.area.reason,
         )?;
         if let Some(Kind::Access { access, size, .. }) =
             self.blocks.site(self.area.site as u32).map(|s| s.kind)
@@ -632,9 +634,9 @@ impl BtVcpu {
         for i in self.code_of(check.block) {
             line(&i, out)?;
         }
-        let (host, size) = (self.host_of(check.block), self.blocks[check.block].size);
+        let (host, size) = (self.host_of(check.block), self.blocks[check.block].size());
         writeln!(out, "host:")?;
-        let code = self.cache.bytes(host, size.into());
+        let code = self.cache.bytes(host, size as usize);
         let mut decoder = Decoder::with_ip(64, &code, host, DecoderOptions::NONE);
         while decoder.can_decode() {
             line(&decoder.decode(), out)?;

@@ -93,6 +93,16 @@ impl Targets {
         (at.0 < REACH).then_some((at.0 >> 12) << 24 | mode << 12 | at.0 & 0xfff)
     }
 
+    /// The place in RAM of a key.
+    pub fn place(key: u64) -> RamOffset {
+        RamOffset((key >> 24) << 12 | key & 0xfff)
+    }
+
+    /// The number of the mode of a key.
+    pub fn mode_number(key: u64) -> u16 {
+        (key >> 12 & (MODES as u64 - 1)) as u16
+    }
+
     /// The number of a page of code in a mode, given by the key of its first byte; `None` if there
     /// are too many.
     pub fn number(&mut self, key: u64) -> Option<u64> {
@@ -184,6 +194,8 @@ mod tests {
             Targets::key(RamOffset(0x1234_5678), 7),
             Some(0x0123_4500_7678)
         );
+        assert_eq!(Targets::place(0x0123_4500_7678), RamOffset(0x1234_5678));
+        assert_eq!(Targets::mode_number(0x0123_4500_7678), 7);
         assert_eq!(Targets::key(RamOffset(1 << 40), 0), None);
     }
 }

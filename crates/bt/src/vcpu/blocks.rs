@@ -48,12 +48,12 @@ impl BtVcpu {
     pub(super) fn drop_written(&mut self, seen: u64) {
         let memory = self.memory.clone();
         let mut dropped = false;
-        let written: Vec<u64> = match memory.code_writes_since(seen) {
-            Some(pages) => pages.map(|at| at.0 >> 12).collect(),
+        let written: Vec<u32> = match memory.code_writes_since(seen) {
+            Some(pages) => pages.map(|at| (at.0 >> 12) as u32).collect(),
             None => self.blocks.pages(),
         };
         for page in written {
-            let now = memory.code_generation(RamOffset(page << 12));
+            let now = memory.code_generation(RamOffset(u64::from(page) << 12));
             if self.blocks.is_stale(page, now) {
                 for number in self.blocks.take_page(page) {
                     self.drop_block(number);
@@ -71,10 +71,7 @@ impl BtVcpu {
         let Some(number) = self.blocks.at_host(at) else {
             return;
         };
-        let block = self.blocks[number];
-        let Some(key) = Targets::key(block.at(), block.mode.into()) else {
-            return;
-        };
+        let key = self.blocks[number].key();
         if self.straddled.len() == STRADDLED {
             self.straddled.clear();
         }
@@ -103,13 +100,13 @@ impl BtVcpu {
             next = self
                 .blocks
                 .runs_into(number)
-                .filter(|n| self.blocks[*n].valid);
+                .filter(|n| self.blocks[*n].valid());
         }
     }
 
     fn drop_one(&mut self, number: u32) {
         let block = self.blocks[number];
-        if !block.valid {
+        if !block.valid() {
             return;
         }
         self.stats.dropped += 1;
@@ -123,15 +120,13 @@ impl BtVcpu {
         // Branch tables may still lead here: what they find goes back to the dispatcher.
         self.cache
             .redirect(self.host_of(number), self.exits.look_up);
-        if let Some(key) = Targets::key(block.at(), block.mode.into()) {
-            self.blocks.remove(key, number);
-            self.targets.remove(key);
-        }
+        self.blocks.remove(block.key(), number);
+        self.targets.remove(block.key());
     }
 
     /// Host address of a block's code.
     pub(crate) fn host_of(&self, number: u32) -> u64 {
-        self.host(self.blocks[number].host)
+        self.host(self.blocks[number].host())
     }
 
     /// Host address of an offset in the code cache.
@@ -198,8 +193,8 @@ impl BtVcpu {
         let (blocks, cache) = (&self.blocks, &self.cache);
         recorder.finish(self.options.dump.as_deref(), why, which, |number| {
             let block = blocks.get(number)?;
-            let host = cache.range().0 + u64::from(block.host);
-            let code = cache.code(host, block.size.into())?;
+            let host = cache.range().0 + u64::from(block.host());
+            let code = cache.code(host, block.size() as usize)?;
             Some((code, host, blocks.map(number)))
         });
     }
@@ -472,8 +467,6 @@ impl BtVcpu {
             self.eviction.made(target);
             let number = self.blocks.add(&New {
                 key: target,
-                at: key.at,
-                mode: (target >> 12 & 0xfff) as u16,
                 host,
                 cold,
                 size: output.code.len(),
@@ -501,17 +494,13 @@ impl BtVcpu {
             return None;
         };
         let from = &self.blocks[self.blocks.last()?];
-        let (size, target) = (
-            u32::from(from.size),
-            from.at().0 & !0xfff | u64::from(of.rip),
-        );
-        let end = from.host + size;
-        let fits = from.valid
-            && (from.host..end).contains(&patch)
+        let end = from.host() + from.size();
+        let fits = from.valid()
+            && (from.host()..end).contains(&patch)
             && self.host(end) == self.cache.next()
             // What is left has room for the jump that leads away from dropped blocks.
-            && size >= 2 * JUMP
-            && Targets::key(RamOffset(target), from.mode.into()) == Some(key);
+            && from.size() >= 2 * JUMP
+            && from.key() & !0xfff | u64::from(of.rip) == key;
         match end.checked_sub(patch).filter(|_| fits)? {
             4 => Some(JumpPlace::Last),
             // A conditional jump before the last one.
@@ -551,19 +540,18 @@ impl BtVcpu {
         if !self.switches.chain || self.check.is_some() {
             return;
         }
-        let block = self.blocks[number];
+        let page = self.blocks[number].key() & !0xfff;
         for (site, word) in (first_site..).zip(sites) {
             let of = Site::unpack(*word);
             let Kind::Link { patch, .. } = of.kind else {
                 continue;
             };
-            let target = RamOffset(block.at().0 & !0xfff | u64::from(of.rip));
-            let key = Targets::key(target, block.mode.into());
-            if let Some(to) = key.and_then(|key| self.blocks.find(key))
+            let key = page | u64::from(of.rip);
+            if let Some(to) = self.blocks.find(key)
                 && !self.blocks[to].crosses()
             {
                 self.blocks.link(site, to);
-                self.lead(patch, self.blocks[to].host);
+                self.lead(patch, self.blocks[to].host());
                 self.stats.links += 1;
             }
         }
@@ -592,8 +580,8 @@ impl BtVcpu {
     pub(super) fn belong(&self, patch: u32, to: u32) -> bool {
         let to = &self.blocks[to];
         let from = self.blocks.at_host(patch).map(|from| &self.blocks[from]);
-        from.filter(|from| from.valid)
-            .is_some_and(|from| from.at().0 >> 12 == to.at().0 >> 12 && from.mode == to.mode)
+        from.filter(|from| from.valid())
+            .is_some_and(|from| from.key() >> 12 == to.key() >> 12)
     }
 
     /// True if two modes, by their numbers, differ at most in the distance of fixed code. Which of
@@ -631,7 +619,7 @@ impl BtVcpu {
         }
         let to = self.blocks[number];
         let from = self.blocks.at_host(patch).map(|from| self.blocks[from])?;
-        if !from.valid || !self.same_but_distance(from.mode, to.mode) {
+        if !from.valid() || !self.same_but_distance(from.mode(), to.mode()) {
             return None;
         }
         let fixed = |mode| {
@@ -639,18 +627,20 @@ impl BtVcpu {
             mode & SETTLED != 0 || self.frames.distance(mode).is_some()
         };
         // Settled code that crosses a page's end looks for the second one.
-        let settled = self.targets.mode_of(to.mode) & SETTLED != 0;
+        let settled = self.targets.mode_of(to.mode()) & SETTLED != 0;
         let whole = !settled || !to.crosses();
-        if fixed(from.mode) && self.same_but_side(from.mode, to.mode) && whole {
+        if fixed(from.mode()) && self.same_but_side(from.mode(), to.mode()) && whole {
             // As inside a page: what polls has done so.
             self.blocks.link(site, number);
-            self.lead(patch, to.host);
+            self.lead(patch, to.host());
             self.stats.links += 1;
             return Some(());
         }
-        let fixed = fixed(from.mode).then_some(page);
-        let page = Targets::key(RamOffset(to.at().0 & !0xfff), to.mode.into())?;
-        let guard = self.targets.number(page).filter(|_| !to.crosses());
+        let fixed = fixed(from.mode()).then_some(page);
+        let guard = self
+            .targets
+            .number(to.key() & !0xfff)
+            .filter(|_| !to.crosses());
         let host = self.host_of(number);
         let link = FarLink {
             view,

@@ -174,8 +174,7 @@ impl BtVcpu {
     /// The linear page of a block, if it is fixed.
     pub(super) fn fixed_page(&self, block: u32) -> Option<u64> {
         let block = self.blocks.get(block)?;
-        let page = RamOffset(block.at().0 & !0xfff);
-        self.linear_of(self.targets.mode_of(block.mode), page)
+        self.linear_of(self.targets.mode_of(block.mode()), block.page())
     }
 
     /// The linear address of a page in RAM that code of a mode is made for, if it is for one.
@@ -232,8 +231,8 @@ impl BtVcpu {
             };
             // Or one that it depends on.
             let other = self.blocks.looked_at(number).map(|(other, _)| {
-                let from = self.blocks[number].at().0 & !0xfff;
-                page.wrapping_add(other.0.wrapping_sub(from))
+                let from = self.blocks[number].page();
+                page.wrapping_add(other.0.wrapping_sub(from.0))
             });
             if gone(page) || other.is_some_and(gone) {
                 self.drop_block(number);

@@ -6,13 +6,12 @@ use super::{
     view_of_code,
 };
 use crate::area::TlbEntry;
-use crate::block::{Kind, Site};
+use crate::block::{Block, Kind, Site};
 use crate::entry;
 use crate::signal;
 use crate::translate::{NO_SITE, reason};
 use crate::window::Window;
 use iced_x86::{Code, Decoder, DecoderOptions};
-use mem::RamOffset;
 use std::sync::atomic::Ordering;
 use x86::exec::{Exec, attention};
 use x86::flags::Flags;
@@ -145,7 +144,7 @@ impl BtVcpu {
                     let fixed = !adjoined && !self.blocks[block].crosses() && self.switches.chain;
                     if self.stats.emptied == emptied && fixed && self.belong(patch, block) {
                         self.blocks.link(number, block);
-                        self.lead(patch, self.blocks[block].host);
+                        self.lead(patch, self.blocks[block].host());
                         self.stats.links += 1;
                     }
                     shadow = false;
@@ -253,13 +252,13 @@ impl BtVcpu {
         let Some(linear) = Window::linear(fault.address).filter(|_| self.area.window != 0) else {
             return;
         };
-        let Some(at) = self.blocks.get(block).map(|b| b.at().0 & !0xfff) else {
+        let Some(at) = self.blocks.get(block).map(Block::page) else {
             return;
         };
         let s = &mut self.interp.cpu().s;
         let into = (s.rip & 0xfff) as usize;
         let mut page = [0; 0x1000];
-        self.memory.copy_page_out(RamOffset(at), &mut page);
+        self.memory.copy_page_out(at, &mut page);
         let mut decoder = Decoder::with_ip(64, &page[into..], s.rip, DecoderOptions::NONE);
         while decoder.decode().code() == Code::Push_r64 && linear < s.gpr[4].wrapping_sub(8) {
             s.gpr[4] = s.gpr[4].wrapping_sub(8);

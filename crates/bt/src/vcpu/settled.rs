@@ -94,8 +94,8 @@ impl BtVcpu {
 
     /// The settled blocks of a page in RAM.
     fn settled_blocks(&self, page: u64) -> Vec<u32> {
-        let mut blocks = self.blocks.in_page(page / PAGE_SIZE);
-        blocks.retain(|n| self.targets.mode_of(self.blocks[*n].mode) & SETTLED != 0);
+        let mut blocks = self.blocks.in_page((page / PAGE_SIZE) as u32);
+        blocks.retain(|n| self.targets.mode_of(self.blocks[*n].mode()) & SETTLED != 0);
         blocks
     }
 
