@@ -170,8 +170,7 @@ impl BtVcpu {
         self.stats.emptied += 1;
         let region = self.eviction.choose(self.cache.filling());
         let numbers = self.blocks.numbers(region);
-        let blocks = numbers.clone().map(|number| &self.blocks[number]);
-        let keys = blocks.filter_map(|b| Targets::key(b.at(), b.mode.into()));
+        let keys = numbers.clone().map(|number| self.blocks[number].key());
         self.eviction.dropped(keys);
         self.list_blocks("a region of the code cache was emptied", &numbers);
         for (patch, exit) in self.blocks.begin(region) {
