@@ -300,6 +300,8 @@ pub struct Area {
     pub hash: u64,
     /// Address of the processor's input pins ([`x86::Signals`]).
     pub pins: u64,
+    /// Address of their bell.
+    pub bell: u64,
     /// The pins that end translated code at the next poll.
     pub pin_mask: u64,
     /// That mask with interrupts disabled and enabled.
@@ -633,18 +635,18 @@ impl Area {
                 self.levels[n] = last.levels[n];
             }
         }
-        self.pins = last.pins;
+        (self.pins, self.bell) = (last.pins, last.bell);
         self.pass_mask = last.pass_mask;
         (self.tsc_base, self.tsc_factor) = (last.tsc_base, last.tsc_factor);
         self.vector = last.vector;
         self.mxcsr = last.mxcsr;
     }
 
-    /// Sets what does not change in an area of zeroes, for a processor with its pins and its table
-    /// of blocks at these addresses. `no_stub`: where a return goes, in each view, whose slot looks
+    /// Sets what does not change in an area of zeroes, for a processor with its pins, their bell and
+    /// its table of blocks at these addresses. `no_stub`: where a return goes, in each view, whose slot looks
     /// as if it held its call and holds none.
-    pub fn begin(&mut self, pins: u64, targets: u64, no_stub: [u64; VIEWS]) {
-        self.pins = pins;
+    pub fn begin(&mut self, pins: [u64; 2], targets: u64, no_stub: [u64; VIEWS]) {
+        [self.pins, self.bell] = pins;
         self.targets = targets;
         self.hash = crate::targets::HASH;
         self.tlb_mask = (TLB_ENTRIES as u64 - 1) << 12;

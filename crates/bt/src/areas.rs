@@ -23,7 +23,7 @@ unsafe impl Send for OwnedArea {}
 
 impl OwnedArea {
     /// The first area of a processor; see [`Area::begin`].
-    pub fn first(pins: u64, targets: u64, no_stub: [u64; VIEWS]) -> Result<OwnedArea, String> {
+    pub fn first(pins: [u64; 2], targets: u64, no_stub: [u64; VIEWS]) -> Result<OwnedArea, String> {
         let failed = |e| format!("the processor's tables: {e}");
         let shared = memory_file(size_of::<Area>()).map_err(failed)?;
         let mut area = OwnedArea::map(Arc::new(shared)).map_err(failed)?;
@@ -37,7 +37,7 @@ impl OwnedArea {
     pub fn another(&self) -> Result<OwnedArea, String> {
         let failed = |e| format!("the processor's tables: {e}");
         let mut area = OwnedArea::map(self.shared.clone()).map_err(failed)?;
-        area.begin(self.pins, self.targets, self.no_stub);
+        area.begin([self.pins, self.bell], self.targets, self.no_stub);
         Ok(area)
     }
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn two() -> [OwnedArea; 2] {
-        let mut first = OwnedArea::first(0, 0, [0; VIEWS]).unwrap();
+        let mut first = OwnedArea::first([0; 2], 0, [0; VIEWS]).unwrap();
         first.prepare(true);
         let second = first.another().unwrap();
         [first, second]

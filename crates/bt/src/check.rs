@@ -144,6 +144,7 @@ impl BtVcpu {
         self.area.pins = RAISED.as_ptr() as u64;
         // All ways out of a block must see them.
         self.translator.switches.forward = false;
+        self.translator.switches.bell = false;
         // Left to the interpreter, which rehearses it.
         self.translator.switches.to_space = false;
         // What is in its initial state the host may see otherwise.

@@ -50,6 +50,8 @@ switches! {
     returns = "returns";
     /// looks at the pins only where a branch goes back or is indirect
     forward = "forward";
+    /// looks at the pins by a load that faults once they were raised, where a branch goes back
+    bell = "bell";
     /// gives each page a second place in the software TLB
     second_place = "second-place";
     /// gives the stack's pages entries of their own, which checks of accesses off RSP look at alone

@@ -32,7 +32,7 @@ mod values;
 
 use access::{Address, Checks, Holes, Restore, Slow, SlowPath};
 use branch::Calls;
-pub use branch::FarLink;
+pub use branch::{FarLink, LISTEN};
 use classify::{Class, Ordinary, flags_before};
 use plain::{is_scan, names_high_byte, popped, sized, stolen};
 use remake::Remake;
@@ -750,7 +750,7 @@ impl Building<'_, '_> {
                 self.asm.mov(5, R10);
             }
             Class::Jump => {
-                self.go(i.near_branch_target(), self.after.taken != 0);
+                self.go_first(i.near_branch_target(), self.after.taken != 0);
                 return true;
             }
             Class::Conditional => {
@@ -758,10 +758,11 @@ impl Building<'_, '_> {
                 return true;
             }
             Class::Call => {
+                let asked = self.listen(i.near_branch_target());
                 self.push_return(i.next_ip());
                 self.access_end = Some(self.asm.bytes.len());
                 let stub = self.enter_call(R10);
-                self.go(i.near_branch_target(), self.after.taken != 0);
+                self.go_on(i.near_branch_target(), self.after.taken != 0, asked);
                 self.returned(stub, i.next_ip());
                 return true;
             }

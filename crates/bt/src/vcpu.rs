@@ -184,8 +184,10 @@ pub struct Stats {
     pub adjoined: u64,
     /// Times the dispatcher looked a block up.
     pub lookups: u64,
-    /// Host faults.
+    /// Host faults, without the next.
     pub faults: u64,
+    /// Times a look at the pins faulted because they had been raised.
+    pub rung: u64,
     /// Blocks dropped because their page was written.
     pub dropped: u64,
     /// Times the code cache, or one of its regions, was emptied.
@@ -238,7 +240,10 @@ impl BtVcpu {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(me.clone());
-        let pins = std::ptr::from_ref(signals.word()) as u64;
+        let pins = [
+            std::ptr::from_ref(signals.word()) as u64,
+            std::ptr::from_ref(signals.bell()) as u64,
+        ];
         let mut switches = options.switches;
         switches.save_state &= has_xsavec();
         let targets = Targets::new();
@@ -441,6 +446,7 @@ impl BtVcpu {
             // What only the interpreter does: events, single steps, shadows, modes.
             let cpu = self.interp.cpu();
             let why = cpu.attention & LASTING;
+            self.signals.answer(self.area.bell);
             let due = self.signals.get() & self.pin_mask();
             if due != 0 || self.host_mmu.at_once() {
                 self.see_who_computes();
@@ -761,6 +767,7 @@ impl Vcpu for BtVcpu {
             adjoined,
             lookups,
             faults,
+            rung,
             dropped,
             emptied,
             fixed,
@@ -789,6 +796,7 @@ impl Vcpu for BtVcpu {
             ("adjoined", adjoined),
             ("lookups", lookups),
             ("faults", faults),
+            ("rung", rung),
             ("dropped", dropped),
             ("emptied", emptied),
             ("fixed", fixed),

@@ -18,6 +18,7 @@ use iced_x86::code_asm::*;
 use mem::{Gpa, GuestMemory};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{END, EndBus};
 use x86::cpuid::CpuModel;
@@ -157,6 +158,7 @@ fn under_each(test: impl Fn(&mut Rig, bool)) {
         "far",
         "returns",
         "far,returns",
+        "bell",
         "stack-runs",
         "adjoin",
         "fixed",
@@ -890,6 +892,74 @@ fn returns_without_an_end_let_the_processor_be_stopped() {
         });
         rig.run(CODE);
         thread.join().unwrap();
+    });
+}
+
+/// An interrupt comes to a loop that has them disabled; some time later the loop goes on and, by
+/// `enable`, wants them.
+fn interrupts_when_enabled(enable: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) {
+    const FLAG: u64 = 0x7_0000;
+    for off in ["", "bell", "bell,chain"] {
+        let switches = match off {
+            "" => Switches::default(),
+            off => Switches::without(off).unwrap(),
+        };
+        let mut rig = Rig::new(&Options {
+            switches,
+            ..Options::default()
+        });
+        rig.put(CODE, &|a| {
+            let (mut again, mut spin) = (a.create_label(), a.create_label());
+            a.mov(rbx, FLAG)?;
+            a.set_label(&mut again)?;
+            a.inc(qword_ptr(rbx + 8))?;
+            a.cmp(dword_ptr(rbx), 0)?;
+            a.je(again)?;
+            enable(a)?;
+            a.set_label(&mut spin)?;
+            a.nop()?;
+            a.jmp(spin)
+        });
+        let (signals, ram) = (rig.bus.0.clone(), rig.ram.clone());
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = over.clone();
+        let thread = std::thread::spawn(move || {
+            let pause = || std::thread::sleep(Duration::from_millis(20));
+            while ram.read_word::<u64>(Gpa(FLAG + 8)).unwrap() < 1000 {
+                pause();
+            }
+            signals.raise(Signals::INTR);
+            pause();
+            let left = signals.get();
+            ram.write_word(Gpa(FLAG), 1u32).unwrap();
+            for _ in 0..200 {
+                pause();
+                if seen.load(Ordering::SeqCst) {
+                    return (left, false);
+                }
+            }
+            signals.raise(Signals::RETURN);
+            (left, true)
+        });
+        rig.run(CODE);
+        over.store(true, Ordering::SeqCst);
+        let (left, late) = thread.join().unwrap();
+        assert_eq!(left, Signals::INTR, "taken while interrupts were disabled");
+        assert!(!late, "not taken");
+        assert_eq!(rig.count("rung"), u64::from(off.is_empty()));
+    }
+}
+
+#[test]
+fn an_interrupt_that_rang_while_they_were_disabled_is_taken_behind_sti() {
+    interrupts_when_enabled(|a| a.sti());
+}
+
+#[test]
+fn an_interrupt_that_rang_while_they_were_disabled_is_taken_behind_popf() {
+    interrupts_when_enabled(|a| {
+        a.push(0x202)?;
+        a.popfq()
     });
 }
 

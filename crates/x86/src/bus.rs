@@ -2,7 +2,7 @@
 //! [`Signals`] through which the machine reaches a processor that is running.
 
 use alloc::string::String;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use mem::Gpa;
 
 use crate::state::CpuState;
@@ -104,7 +104,10 @@ pub enum Event {
 
 /// The input pins of one processor, set by any thread, polled by its engine at block ends.
 #[derive(Default, Debug)]
-pub struct Signals(AtomicU32);
+pub struct Signals {
+    pins: AtomicU32,
+    bell: AtomicU64,
+}
 
 impl Signals {
     /// An interrupt is waiting to be acknowledged (a level; the machine raises and lowers it).
@@ -121,34 +124,54 @@ impl Signals {
     /// The pins that are up.
     #[inline(always)]
     pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.pins.load(Ordering::Relaxed)
     }
     /// An engine's own: the processor is to look at what its engine left for it.
     pub const ENGINE: u32 = 32;
 
     /// The word that holds the pins, for translated code that polls it.
     pub fn word(&self) -> &AtomicU32 {
-        &self.0
+        &self.pins
     }
+
+    /// What the bell is once pins were raised: no address, so that code which uses it as one faults.
+    pub const RUNG: u64 = 1 << 63 | 0xbe11;
+
+    /// The bell: [`Self::RUNG`] since pins were last raised, for translated code that does not ask
+    /// which and whether they matter now.
+    pub fn bell(&self) -> &AtomicU64 {
+        &self.bell
+    }
+    /// Stops the bell, which is another value then; true if it had rung. Pins that are looked at
+    /// afterwards are those it rang for.
+    pub fn answer(&self, quiet: u64) -> bool {
+        self.bell.load(Ordering::Relaxed) != quiet
+            && self.bell.swap(quiet, Ordering::SeqCst) == Self::RUNG
+    }
+
     /// Raises pins.
     pub fn raise(&self, pins: u32) {
-        self.0.fetch_or(pins, Ordering::SeqCst);
+        self.pins.fetch_or(pins, Ordering::SeqCst);
+        self.bell.store(Self::RUNG, Ordering::SeqCst);
     }
     /// Raises [`Self::SIPI`] with its vector; a later one replaces an earlier.
     pub fn raise_sipi(&self, vector: u8) {
         let _ = self
-            .0
+            .pins
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
                 Some(old & !0xff00 | Self::SIPI | u32::from(vector) << 8)
             });
+        self.bell.store(Self::RUNG, Ordering::SeqCst);
     }
     /// Lowers pins; returns which of them were up.
     pub fn lower(&self, pins: u32) -> u32 {
-        self.0.fetch_and(!pins, Ordering::SeqCst) & pins
+        self.pins.fetch_and(!pins, Ordering::SeqCst) & pins
     }
     /// Lowers [`Self::SIPI`] and gives its vector, if it was up.
     pub fn take_sipi(&self) -> Option<u8> {
-        let old = self.0.fetch_and(!(Self::SIPI | 0xff00), Ordering::SeqCst);
+        let old = self
+            .pins
+            .fetch_and(!(Self::SIPI | 0xff00), Ordering::SeqCst);
         (old & Self::SIPI != 0).then_some((old >> 8) as u8)
     }
 }

@@ -170,15 +170,46 @@ impl Building<'_, '_> {
                 .is_invalid()
     }
 
-    /// Goes on at a constant RIP; `live`: flags are needed there.
+    /// Goes on at a constant RIP behind what an instruction does; `live`: flags are needed there.
     pub(super) fn go(&mut self, target: u64, live: bool) {
+        self.go_on(target, live, false);
+    }
+
+    /// The same in front of it, or where it does nothing else.
+    pub(super) fn go_first(&mut self, target: u64, live: bool) {
+        let asked = self.listen(target);
+        self.go_on(target, live, asked);
+    }
+
+    /// In front of all that an instruction does which goes on at a constant RIP: if that must look at
+    /// the pins and can be done again, faults once they were raised ([`x86::Signals::bell`]), and is
+    /// true. R10 is lost. Not behind STI or what else has just changed which of them matter: those
+    /// that did not were answered before.
+    pub(super) fn listen(&mut self, target: u64) -> bool {
+        let back = if self.is_near(target) {
+            target <= self.rip
+        } else {
+            self.t.switches.far && self.polls(target)
+        };
+        let listens = back && !self.shadow && self.t.switches.bell;
+        if listens {
+            self.asm.load(R10, field::bell);
+            self.asm.load(R10, Mem::base(R10, 0));
+            self.asm.raw(&LISTEN);
+        }
+        listens
+    }
+
+    /// Goes on at a constant RIP; `asked`: the pins were looked at.
+    pub(super) fn go_on(&mut self, target: u64, live: bool, asked: bool) {
         if !self.is_near(target) {
             if self.t.switches.far {
-                if self.source.fixed.is_some() && self.polls(target) {
+                let polls = self.polls(target) && !asked;
+                if self.source.fixed.is_some() && polls {
                     self.poll(target, live);
                 }
                 let hole = self.asm.jmp();
-                self.far(hole, target);
+                self.far(hole, target, polls);
                 return;
             }
             self.linear(R11, target);
@@ -191,7 +222,7 @@ impl Building<'_, '_> {
             self.asm.jmp_to(way);
             return;
         }
-        if target <= self.rip || self.shadow {
+        if (target <= self.rip || self.shadow) && !asked {
             self.poll(target, live);
         }
         let hole = self.asm.jmp();
@@ -215,11 +246,11 @@ impl Building<'_, '_> {
     }
 
     /// Makes the first destination of a jump out of the page: the way by the branch table, which
-    /// asks now and then to be linked. Fixed code has polled before.
-    fn far(&mut self, hole: Hole, target: u64) {
+    /// asks now and then to be linked. `polls`: it must look at the pins; fixed code has done so.
+    fn far(&mut self, hole: Hole, target: u64, polls: bool) {
         let (Hole::Near(at) | Hole::Short(at)) = hole;
         let patch = self.asm.origin + at as u64;
-        let poll = self.source.fixed.is_none() && self.polls(target);
+        let poll = self.source.fixed.is_none() && polls;
         let site = self.site(Kind::Far {
             patch: (patch - self.source.cache) as u32,
             // Not known before the slow paths are made.
@@ -323,13 +354,13 @@ impl Building<'_, '_> {
         } else if self.is_direct(next) {
             // A loop goes round by one jump.
             let out = self.asm.jcc(condition ^ 1);
-            self.go(target, self.after.taken != 0);
+            self.go_first(target, self.after.taken != 0);
             self.lead(out, next);
         } else {
             let taken = self.asm.jcc(condition);
             self.go(next, self.after.next != 0);
             self.asm.bind(taken);
-            self.go(target, self.after.taken != 0);
+            self.go_first(target, self.after.taken != 0);
         }
     }
 
@@ -347,10 +378,13 @@ impl Building<'_, '_> {
         if self.is_near(target) {
             self.link(hole, target);
         } else {
-            self.far(hole, target);
+            self.far(hole, target, self.polls(target));
         }
     }
 }
+
+/// `mov r10d, ds:[r10]`, of which the translator makes no other.
+pub const LISTEN: [u8; 4] = [0x3e, 0x45, 0x8b, 0x12];
 
 /// The polls: where flags are dead, and where they are live.
 pub(super) fn polls() -> [Pattern; 2] {

@@ -9,7 +9,7 @@ use crate::area::TlbEntry;
 use crate::block::{Block, Kind, Site};
 use crate::entry;
 use crate::signal;
-use crate::translate::{NO_SITE, reason};
+use crate::translate::{LISTEN, NO_SITE, reason};
 use crate::window::Window;
 use iced_x86::{Code, Decoder, DecoderOptions};
 use std::sync::atomic::Ordering;
@@ -184,7 +184,11 @@ impl BtVcpu {
                 }
                 reason::FAULT => {
                     let at = area.detail;
-                    self.stats.faults += 1;
+                    // Not the guest's doing: pins were raised. If it were, this would not be so again.
+                    let rung = signal::last_fault().r10 == Signals::RUNG
+                        && self.cache.code(at, LISTEN.len()) == Some(&LISTEN)
+                        && self.signals.bell().load(Ordering::Relaxed) == Signals::RUNG;
+                    self.stats.faults += u64::from(!rung);
                     if self.exits.restores_at(at) {
                         // The shared XRSTOR: what it has borrowed goes back first.
                         cpu.s.gpr[0] = area.saved;
@@ -198,7 +202,7 @@ impl BtVcpu {
                         self.interp.cpu().s.rip = self.rip_left(&site);
                         return self.step_at(bus, &site);
                     }
-                    if let Some(again) = self.fill_window(bus) {
+                    if !rung && let Some(again) = self.fill_window(bus) {
                         host = again;
                         continue;
                     }
@@ -209,8 +213,12 @@ impl BtVcpu {
                     };
                     let page = block.and_then(|b| self.fixed_page(b));
                     let rip = page.unwrap_or(self.area.page).wrapping_add(rip);
-                    self.stats.window_missed += u64::from(self.area.window != 0);
                     self.interp.cpu().s.rip = rip;
+                    if rung {
+                        self.stats.rung += 1;
+                        return None;
+                    }
+                    self.stats.window_missed += u64::from(self.area.window != 0);
                     if let Some(block) = block {
                         self.finish_pushes(block);
                     }

@@ -5,7 +5,7 @@ use mem::Gpa;
 use std::sync::Arc;
 use x86::{Bus, Signals};
 
-/// Writing to it ends a run.
+/// Writing to it ends a run; so does an interrupt.
 pub const END: u16 = 0xf4;
 
 /// Its processor's pins.
@@ -38,6 +38,8 @@ impl Bus for EndBus {
     }
     fn set_task_priority(&mut self, _: u8) {}
     fn acknowledge(&mut self) -> Option<u8> {
+        self.0.lower(Signals::INTR);
+        self.0.raise(Signals::RETURN);
         None
     }
 }
