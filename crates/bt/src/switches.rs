@@ -52,6 +52,8 @@ switches! {
     forward = "forward";
     /// looks at the pins by a load that faults once they were raised, where a branch goes back
     bell = "bell";
+    /// links a jump by a word in memory to where it leads first, in settled code
+    usual = "usual";
     /// gives each page a second place in the software TLB
     second_place = "second-place";
     /// gives the stack's pages entries of their own, which checks of accesses off RSP look at alone

@@ -767,6 +767,10 @@ impl Building<'_, '_> {
                 return true;
             }
             Class::JumpIndirect => {
+                if let Some(target) = self.usual_target(i) {
+                    self.jump_as_usual(i, target);
+                    return true;
+                }
                 self.target(i);
                 self.indirect_from(self.source.view, 0);
                 return true;

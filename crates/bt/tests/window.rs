@@ -310,6 +310,65 @@ fn code_is_what_was_written_there_last_by_any_address() {
 }
 
 #[test]
+fn a_jump_by_a_word_in_memory_leads_where_that_says_each_time() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
+    // As a dynamic linker has it: code that jumps by a word, to functions ahead and behind.
+    const WORD: u64 = DATA + 0x100;
+    const JUMP: u64 = CODE + 0x2010;
+    const FUNCTIONS: [(u64, i32); 3] = [
+        (CODE + 0x4000, 1),
+        (CODE + 0x1000, 1000),
+        (CODE + 0x2800, 1_000_000),
+    ];
+    compare(
+        &|rig| {
+            let put = |at: u64, code: &Code<'_>| rig.put(at, CODE_AT + (at - CODE), code);
+            // jmp [rip + …]
+            let [b0, b1, b2, b3] = ((WORD - JUMP - 6) as u32).to_le_bytes();
+            put(JUMP, &|a| a.db(&[0xff, 0x25, b0, b1, b2, b3]));
+            for (at, n) in FUNCTIONS {
+                put(at, &|a| {
+                    a.lea(rbx, qword_ptr(rbx + n))?;
+                    a.ret()
+                });
+            }
+            rig.program(&|a| {
+                let mut behind = a.create_label();
+                a.mov(r14, WORD)?;
+                a.mov(r12, JUMP)?;
+                a.mov(ebx, 0)?;
+                for turn in 0..6 {
+                    let mut again = a.create_label();
+                    a.mov(rax, FUNCTIONS[turn % 3].0)?;
+                    a.mov(qword_ptr(r14), rax)?;
+                    a.mov(r13d, 50)?;
+                    a.set_label(&mut again)?;
+                    a.call(r12)?;
+                    a.dec(r13d)?;
+                    a.jne(again)?;
+                }
+                // Nowhere: the jump itself faults.
+                a.lea(r15, qword_ptr(behind))?;
+                a.mov(rax, 1u64 << 62)?;
+                a.mov(qword_ptr(r14), rax)?;
+                a.call(r12)?;
+                a.set_label(&mut behind)?;
+                a.mov(qword_ptr(r14 + 8), rbx)
+            });
+        },
+        &|rig| {
+            assert_eq!(rig.read(DATA_AT + 0x108), 100 * 1_001_001);
+            let noted = rig.noted();
+            let faults: Vec<_> = noted.iter().filter(|n| n.vector == 13).collect();
+            assert_eq!(faults.len(), 1);
+            assert_eq!(faults[0].rip, JUMP);
+        },
+    );
+}
+
+#[test]
 fn an_address_space_sees_its_own_pages_alone() {
     if !bt::window_possible() {
         return println!("skipped: this host has no window");

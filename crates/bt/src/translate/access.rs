@@ -83,6 +83,8 @@ pub(super) enum SlowPath {
     Far(u64, bool),
     /// Finds the block that is not behind the last call.
     Return,
+    /// Goes where an indirect branch leads, with that in R11.
+    Indirect,
     /// Leaves, to go on at this offset from the page.
     Leave(u64),
 }
@@ -440,6 +442,7 @@ impl Building<'_, '_> {
                     self.t.exits.interpret
                 }
                 SlowPath::Link => self.t.exits.link,
+                SlowPath::Indirect => self.t.exits.way(self.source.view, Way::Indirect),
                 SlowPath::Return => self.t.exits.way(self.source.view, Way::Return),
                 SlowPath::Far(target, poll) => {
                     self.linear(R11, *target);

@@ -9,7 +9,7 @@ use super::{
 use crate::area::{Area, View};
 use crate::block::{Kind, NO_NEXT};
 use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use x86::mmu::Access;
 
 impl Building<'_, '_> {
@@ -32,6 +32,48 @@ impl Building<'_, '_> {
             Some(home) => self.asm.load(R11, Mem::gs(Area::home(home))),
             None => self.asm.mov(R11, i.op0_register().number() as u8),
         }
+    }
+
+    /// Where a jump by a word at a constant address leads now, relative to the page, in settled code:
+    /// a function in another library, mostly, to which it leads for ever.
+    pub(super) fn usual_target(&self, i: &Instruction) -> Option<u64> {
+        let page = self.source.fixed?;
+        let entry = self.source.entry.as_ref()?;
+        let constant = i.memory_base() == Register::RIP;
+        if !self.t.switches.usual || !constant || !self.t.switches.far {
+            return None;
+        }
+        let target = (entry.read)(self.address_known(&Address::Operand(*i))?)?;
+        let distance = target.wrapping_sub(page);
+        // Links reach so far.
+        let reaches = i32::try_from(distance as i64 >> 12).is_ok();
+        (target >> 47 == 0 && reaches).then_some(distance)
+    }
+
+    /// Goes there by a jump that can be linked, if it still leads there.
+    pub(super) fn jump_as_usual(&mut self, i: &Instruction, target: u64) {
+        let asked = self.listen(target);
+        self.target(i);
+        self.asm.store(field::spill, RCX);
+        self.linear(R10, target);
+        self.asm.not(R10);
+        let difference = Mem {
+            disp: 1,
+            ..Mem::sum(R10, R11)
+        };
+        self.asm.lea(RCX, difference);
+        let same = self.asm.jrcxz();
+        let other = self.asm.jmp();
+        self.asm.bind(same);
+        self.asm.load(RCX, field::spill);
+        let site = self.site(Kind::Branch { moved: 0 });
+        self.slow.push(Slow {
+            holes: Holes::One(other),
+            restore: Restore::Rcx,
+            site,
+            what: SlowPath::Indirect,
+        });
+        self.go_on(target, true, asked);
     }
 
     /// Goes on at the RIP in R11 in a view, without touching flags.
