@@ -377,8 +377,8 @@ pub struct Area {
     pub target: u64,
     /// Not zero: user code of this address space goes through the window.
     pub window: u64,
-    /// What FS adds to an address while translated code runs, the way into the window, since the
-    /// processor has had it; zero before.
+    /// What FS adds to an address while translated code runs: the way into the window, or, when the
+    /// processor has it no more, nowhere; zero before.
     pub fs_adds: u64,
     /// That negated: added to an address of this process it makes one that FS leads back from.
     pub from_window: u64,

@@ -39,6 +39,7 @@ mod switches;
 mod targets;
 mod translate;
 pub mod tsc;
+mod turns;
 mod vcpu;
 mod window;
 
@@ -46,8 +47,8 @@ pub use dump::Dump;
 pub use engine::{CODE_CACHE, CODE_CACHE_BOUNDS, Options, Translation};
 pub use perfmap::PerfMap;
 pub use switches::Switches;
+pub use turns::window_possible;
 pub use vcpu::{BtVcpu, Stats};
-pub use window::window_possible;
 
 #[cfg(test)]
 #[path = "../tests/support/end_bus.rs"]

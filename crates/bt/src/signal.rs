@@ -82,18 +82,22 @@ fn install_handler() {
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if has_fsgsbase_known() {
         // Thread-locals are behind FS, which translated code may have taken for the window.
-        // SAFETY: only where FS has that one value is the thread in translated code, with GS at its
+        // SAFETY: only where FS has one of two values is the thread in translated code, with GS at its
         // area; the instructions are enabled.
         unsafe {
             core::arch::asm!(
                 "rdfsbase {now}",
                 "cmp {now}, {window}",
+                "je 3f",
+                "cmp {now}, {nowhere}",
                 "jne 2f",
+                "3:",
                 "mov {now}, gs:[{host_fs}]",
                 "wrfsbase {now}",
                 "2:",
                 now = out(reg) _,
                 window = in(reg) crate::window::BASE,
+                nowhere = in(reg) crate::window::NOWHERE,
                 host_fs = const offset_of!(Area, host_fs),
                 options(nostack),
             );

@@ -490,6 +490,9 @@ impl BtVcpu {
             self.look_at_window(bus);
             let promised = self.promised();
             let found = self.find(bus);
+            if self.window_closed() {
+                continue;
+            }
             let Some(block) = found else {
                 if let Some(stop) = self.step(bus, true) {
                     return stop;
@@ -731,7 +734,9 @@ impl Vcpu for BtVcpu {
         // What is checked must come out the same twice: there RDTSC is the interpreter's.
         let rate = bus.tsc_rate().filter(|_| self.check.is_none());
         self.set_clock(rate);
+        self.set_running(true);
         let stop = self.dispatch(bus);
+        self.set_running(false);
         // Whoever runs next on this thread must not find the guest's registers in the host's.
         self.bring_vector_in();
         stop

@@ -20,13 +20,12 @@
 //! instruction ([`crate::vcpu`]). After the guest's flushes what is mapped is walked again.
 //!
 //! The whole range is reserved (PROT_NONE) by the first processor that asks for it, so that nothing
-//! else of this process gets there, and belongs to one processor at a time. A process that has
-//! something there already does without.
+//! else of this process gets there; whose it is then [`crate::turns`] knows. A process that has something
+//! there already does without.
 
-use crate::vcpu::Map;
 use core::ops::Range;
-use mem::{GuestMemory, PAGE_SIZE, RamOffset};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use mem::{PAGE_SIZE, RamOffset};
+use std::collections::BTreeMap;
 
 /// The bit that all addresses have which the window is for.
 pub const BIT: u8 = 46;
@@ -34,6 +33,9 @@ pub const BIT: u8 = 46;
 const START: u64 = 1 << 33;
 /// What FS adds to an address.
 pub const BASE: u64 = START.wrapping_sub(1 << BIT);
+/// What FS adds in a processor that had the window and has it no more: addresses that it is for are not
+/// canonical then. No thread of this process has its own data there: it is in the range.
+pub const NOWHERE: u64 = START + (1 << BIT);
 /// Host addresses of those pages.
 const HIGH: Range<u64> = START..START + (1 << BIT);
 /// Guest and host addresses of the pages that are mapped where they are.
@@ -45,19 +47,6 @@ const RESERVED: Range<u64> = LOW.start..HIGH.end + (1 << 32);
 /// process has 65,530.
 pub const MOST: usize = 24 << 10;
 
-/// Whose the range is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    /// Nobody has asked for it.
-    Unknown,
-    /// This process has other things there, or may not have so much.
-    Impossible,
-    Free,
-    Taken,
-}
-
-static CLAIM: Mutex<Claim> = Mutex::new(Claim::Unknown);
-
 /// A page in the window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapped {
@@ -67,11 +56,12 @@ pub struct Mapped {
     pub writable: bool,
 }
 
-/// The range, for one processor.
+/// What is in the range.
 pub struct Window {
+    /// The memory the pages are of.
     file: i32,
     /// By host page address.
-    pages: Map<u64, Mapped>,
+    pages: BTreeMap<u64, Mapped>,
 }
 
 /// Maps anew in the reserved range. True if the host did.
@@ -98,35 +88,24 @@ fn reserve(range: Range<u64>, more: i32) -> bool {
     map(range.start, len, libc::PROT_NONE, kind, -1, 0)
 }
 
-/// True if a program may go through the window in this process: the host lets programs set FS, and has
-/// nothing below 2⁴⁶ here.
-pub fn window_possible() -> bool {
-    *look_at_range() != Claim::Impossible
-}
-
-/// Whose the range is; reserves it the first time.
-fn look_at_range() -> MutexGuard<'static, Claim> {
-    let mut claim = CLAIM.lock().unwrap_or_else(PoisonError::into_inner);
-    if *claim == Claim::Unknown {
-        let free = crate::signal::has_fsgsbase() && reserve(RESERVED, libc::MAP_FIXED_NOREPLACE);
-        *claim = if free { Claim::Free } else { Claim::Impossible };
-    }
-    claim
+/// Reserves the range, of which there is one in a process; false if something is there.
+pub fn reserve_range() -> bool {
+    reserve(RESERVED, libc::MAP_FIXED_NOREPLACE)
 }
 
 impl Window {
-    /// The window onto a guest's memory, if it is free and this process can have one.
-    pub fn claim(memory: &GuestMemory) -> Option<Window> {
-        let file = memory.file()?;
-        let mut claim = look_at_range();
-        if *claim != Claim::Free {
-            return None;
+    /// An empty one.
+    pub const fn new() -> Window {
+        Window {
+            file: -1,
+            pages: BTreeMap::new(),
         }
-        *claim = Claim::Taken;
-        Some(Window {
-            file,
-            pages: Map::default(),
-        })
+    }
+
+    /// Takes all out, and goes on with pages of another memory ([`mem::GuestMemory::file`]).
+    pub fn begin(&mut self, file: i32) {
+        self.clear();
+        self.file = file;
     }
 
     /// The guest's linear address of a host address, if that is in the window.
@@ -157,16 +136,14 @@ impl Window {
         self.pages.get(&page).copied()
     }
 
-    /// All that is mapped, by host page address.
-    pub fn pages(&self) -> Vec<(u64, Mapped)> {
-        let mut pages: Vec<_> = self.pages.iter().map(|(page, m)| (*page, *m)).collect();
-        pages.sort_unstable_by_key(|(page, _)| *page);
-        pages
+    /// All that is mapped, in the order of host page addresses.
+    pub fn pages(&self) -> impl Iterator<Item = (u64, Mapped)> {
+        self.pages.iter().map(|(page, mapped)| (*page, *mapped))
     }
 
-    /// Pages of RAM that may be written by way of the window.
-    pub fn writable(&self) -> impl Iterator<Item = RamOffset> {
-        self.pages.values().filter(|m| m.writable).map(|m| m.at)
+    /// Pages that may be written by way of the window.
+    pub fn writable(&self) -> impl Iterator<Item = (u64, Mapped)> {
+        self.pages().filter(|(_, mapped)| mapped.writable)
     }
 
     /// Maps pages, given in the order of their host addresses, as few times as may be. False if the
@@ -214,26 +191,21 @@ impl Window {
     }
 }
 
-impl Drop for Window {
-    fn drop(&mut self) {
-        self.clear();
-        *CLAIM.lock().unwrap_or_else(PoisonError::into_inner) = Claim::Free;
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use mem::Gpa;
+    use crate::turns::{tests::turn, window_possible};
+    use mem::{Gpa, GuestMemory};
 
-    /// The turn of a test: there is one range in a process.
-    fn turn() -> MutexGuard<'static, ()> {
-        static TURN: Mutex<()> = Mutex::new(());
-        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The window onto a guest's memory, in the turn of a test.
+    fn window(memory: &GuestMemory) -> Window {
+        let mut window = Window::new();
+        window.begin(memory.file().unwrap());
+        window
     }
 
     /// What the host's kernel lets this process do at an address; `None` if nothing is there.
-    fn rights(address: u64) -> Option<String> {
+    pub(crate) fn rights(address: u64) -> Option<String> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines().find_map(|line| {
             let mut words = line.split_whitespace();
@@ -252,7 +224,7 @@ mod tests {
     }
 
     /// Memory whose pages hold their own addresses.
-    fn memory() -> GuestMemory {
+    pub(crate) fn memory() -> GuestMemory {
         let memory = GuestMemory::flat(0x10_0000).unwrap();
         for page in (0..0x10_0000).step_by(0x1000) {
             memory.write_word(Gpa(page), page).unwrap();
@@ -323,7 +295,7 @@ mod tests {
         }
         let _turn = turn();
         let memory = memory();
-        let mut window = Window::claim(&memory).unwrap();
+        let mut window = window(&memory);
         let (low, high) = (0x40_0000, START + 0x5000);
         let pages = [
             (low, page(0x3000, true)),
@@ -335,7 +307,7 @@ mod tests {
         ];
         assert!(window.map(&pages));
         assert_eq!(
-            (window.len(), window.pages()),
+            (window.len(), window.pages().collect()),
             (pages.len(), pages.to_vec())
         );
         for (at, mapped) in pages {
@@ -344,7 +316,7 @@ mod tests {
             let expected = if mapped.writable { "rw-s" } else { "r--s" };
             assert_eq!(rights(at).as_deref(), Some(expected), "{at:x}");
         }
-        let mut writable: Vec<_> = window.writable().map(|at| at.0).collect();
+        let mut writable: Vec<_> = window.writable().map(|(_, m)| m.at.0).collect();
         writable.sort_unstable();
         assert_eq!(writable, [0x3000, 0x4000, 0xf_f000]);
         // It is the guest's memory itself.
@@ -357,6 +329,7 @@ mod tests {
         assert_eq!(rights(high).as_deref(), Some("rw-s"));
         assert_eq!(window.get(low), Some(page(0x7000, false)));
         assert_eq!(window.len(), pages.len());
+        window.clear();
     }
 
     #[test]
@@ -366,7 +339,7 @@ mod tests {
         }
         let _turn = turn();
         let memory = memory();
-        let mut window = Window::claim(&memory).unwrap();
+        let mut window = window(&memory);
         let pages: Vec<_> = (1..8)
             .map(|n| (START + 0x1000 * n, page(0x1000 * n, true)))
             .chain([(START + 0x2_0000, page(0, false))])
@@ -384,31 +357,9 @@ mod tests {
             }
         }
         window.clear();
-        assert_eq!((window.len(), window.pages()), (0, Vec::new()));
+        assert_eq!((window.len(), window.pages().count()), (0, 0));
         for (at, _) in &pages {
             assert_eq!(rights(*at).as_deref(), Some("---p"), "{at:x}");
-        }
-    }
-
-    #[test]
-    fn it_is_one_processors_at_a_time_and_empty_for_the_next() {
-        if !window_possible() {
-            return println!("skipped: this host has no window");
-        }
-        let _turn = turn();
-        let memory = memory();
-        let at = START + 0x7000;
-        for _ in 0..2 {
-            let mut window = Window::claim(&memory).unwrap();
-            assert_eq!(window.len(), 0);
-            // Nothing else of this process gets in between.
-            for address in [RESERVED.start, 1 << 32, START, HIGH.end, RESERVED.end - 1] {
-                assert_eq!(rights(address).as_deref(), Some("---p"), "{address:x}");
-            }
-            assert!(window.map(&[(at, page(0x2000, true))]));
-            assert!(Window::claim(&memory).is_none());
-            drop(window);
-            assert_eq!(rights(at).as_deref(), Some("---p"));
         }
     }
 
@@ -419,7 +370,7 @@ mod tests {
         }
         let _turn = turn();
         let memory = memory();
-        let mut window = Window::claim(&memory).unwrap();
+        let mut window = window(&memory);
         window.file = -1;
         assert!(!window.map(&[(START, page(0, true))]));
         assert_eq!((window.len(), window.get(START)), (0, None));

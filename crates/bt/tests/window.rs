@@ -11,6 +11,8 @@ mod rig;
 mod stack;
 #[path = "support/end_bus.rs"]
 mod support;
+#[path = "window/turns.rs"]
+mod turns;
 
 use iced_x86::code_asm::*;
 use mem::Gpa;
@@ -18,7 +20,7 @@ use rig::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use x86::state::rflags;
-use x86::{Engine, Signals, Stop};
+use x86::{Engine, Signals};
 
 /// Nothing but what was mapped is needed from the interpreter: `most` accesses at most were.
 fn is_in_the_window(rig: &Rig, most: u64) {
@@ -640,13 +642,18 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
         return println!("skipped: this host has no window");
     }
     let _turn = turn();
+    for processors in [1, 2] {
+        follow_dirty_log(processors);
+    }
+}
+
+fn follow_dirty_log(processors: usize) {
     let engine = through("");
-    let mut rig = Rig::new(&engine);
+    let rig = Rig::new(&engine);
     // Writes pages by chance, one after the other, in all manners.
     rig.program(&|a| {
         let mut again = a.create_label();
         a.mov(r13, 0x9e37_79b9_7f4a_7c15u64)?;
-        a.mov(ebx, 1)?;
         a.mov(r14, DATA)?;
         a.set_label(&mut again)?;
         a.imul_2(rbx, r13)?;
@@ -663,23 +670,32 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
         a.pop(rcx)?;
         a.jmp(again)
     });
-    let signals = rig.bus.0.clone();
+    let second = rig.second(&engine);
+    let mut rigs = vec![rig, second];
+    rigs.truncate(processors);
+    for (n, rig) in rigs.iter_mut().enumerate() {
+        rig.start.gpr[3] = 1 + n as u64;
+        rig.vcpu.set_state(&rig.start).unwrap();
+    }
+    let signals: Vec<_> = rigs.iter().map(|rig| rig.bus.0.clone()).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _ends = Ends(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                signals.raise(Signals::RETURN);
+                for pins in &signals {
+                    pins.raise(Signals::RETURN);
+                }
                 let now = Instant::now();
                 while now.elapsed() < Duration::from_micros(300) {}
             }
         });
-        rig.vcpu.set_state(&rig.start).unwrap();
-        let go_on = |rig: &mut Rig, times: u32| {
-            for _ in 0..times {
-                assert_eq!(rig.vcpu.run(&mut rig.bus, u64::MAX), Stop::Requested);
-                rig.bus.0.lower(Signals::RETURN);
-            }
+        let go_on = |rigs: &mut [Rig], times: u32| {
+            std::thread::scope(|scope| {
+                for rig in rigs {
+                    scope.spawn(move || (0..times).for_each(|_| rig.go_on()));
+                }
+            });
         };
         let page = |rig: &Rig, at: u64| {
             let mut bytes = [0u8; 0x1000];
@@ -689,24 +705,25 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
         let mut named = 0;
         for times in [1, 3, 10] {
             // Most pages are writable in the window by then.
-            go_on(&mut rig, 20);
-            engine.log_dirty(&rig.ram, true).unwrap();
-            let mut copy: Vec<_> = (0..RAM >> 12).map(|n| page(&rig, n << 12)).collect();
+            go_on(&mut rigs, 20);
+            let ram = rigs[0].ram.clone();
+            engine.log_dirty(&ram, true).unwrap();
+            let mut copy: Vec<_> = (0..RAM >> 12).map(|n| page(&rigs[0], n << 12)).collect();
             for _ in 0..20 {
-                go_on(&mut rig, times);
-                let taken = engine.take_dirty(&rig.ram).unwrap();
+                go_on(&mut rigs, times);
+                let taken = engine.take_dirty(&ram).unwrap();
                 named += taken.len();
                 for at in taken {
-                    copy[(at.0 >> 12) as usize] = page(&rig, at.0);
+                    copy[(at.0 >> 12) as usize] = page(&rigs[0], at.0);
                 }
                 for (n, known) in (0..).zip(&copy) {
                     assert!(
-                        *known == page(&rig, n << 12),
+                        *known == page(&rigs[0], n << 12),
                         "page {n:x} is not in the log"
                     );
                 }
             }
-            engine.log_dirty(&rig.ram, false).unwrap();
+            engine.log_dirty(&ram, false).unwrap();
         }
         // Some, and not all each time.
         assert!(
@@ -714,6 +731,9 @@ fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
             "{named}"
         );
         // The first store to each is the interpreter's.
-        is_in_the_window(&rig, 2 * named as u64 + 100);
+        if let [rig] = &rigs[..] {
+            is_in_the_window(rig, 2 * named as u64 + 100);
+        }
+        assert!(rigs.iter().all(|rig| rig.count("window_fills") > 0));
     });
 }

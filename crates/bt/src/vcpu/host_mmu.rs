@@ -1,12 +1,13 @@
 //! Which address space goes through the window ([`crate::window`]), and what of it is mapped there.
 //!
 //! A page costs some microseconds to map, so this is for programs that compute for long: for the one
-//! address space that has had the processor nearly for itself for a while, in ring 3. Machines with
-//! several processors do without: there is one range, and threads of one program would share it.
+//! address space that has had the processor nearly for itself for a while, in ring 3. Where several
+//! processors want the window they have it by turns ([`crate::turns`]).
 
 use super::{BtVcpu, Stats};
 use crate::area::{DataTables, TLB_ENTRIES, TlbEntry, View};
 use crate::signal;
+use crate::turns::{Held, Lease, window_possible};
 use crate::window::{self, MOST, Mapped, Window};
 use mem::{PAGE_SIZE, RamOffset};
 use std::time::{Duration, Instant};
@@ -60,7 +61,11 @@ const NEW_BLOCKS: u64 = 6;
 pub(super) struct HostMmu {
     /// How long an address space must have computed; `None`: the window is not used.
     after: Option<Duration>,
-    window: Option<Window>,
+    lease: Option<Lease>,
+    /// It has had the window.
+    has_had: bool,
+    /// `None` with a lease: code that goes through the window may still be about to run, until the
+    /// dispatcher looks for code again ([`BtVcpu::open_window`]).
     tenant: Option<Tenant>,
     /// The program that has computed for longest of late, by its address space and its thread's FS base
     /// (the next program may get the same tables), and how much longer than the others.
@@ -79,7 +84,8 @@ impl HostMmu {
     pub(super) fn new(after: Option<Duration>) -> HostMmu {
         HostMmu {
             after: after.filter(|_| signal::has_fsgsbase()),
-            window: None,
+            lease: None,
+            has_had: false,
             tenant: None,
             first: ((0, 0), Duration::ZERO),
             last_look: Instant::now(),
@@ -92,18 +98,27 @@ impl HostMmu {
 
     /// What FS adds while translated code runs.
     pub(super) fn fs_adds(&self) -> u64 {
-        self.window.as_ref().map_or(0, |_| window::BASE)
+        match self.lease {
+            Some(_) => window::BASE,
+            None if self.has_had => window::NOWHERE,
+            None => 0,
+        }
+    }
+
+    /// The window, if it is this processor's.
+    fn window(&self) -> Option<Held> {
+        self.lease.as_ref()?.window()
     }
 
     /// Pages in the window.
     pub(super) fn len(&self) -> usize {
-        self.window.as_ref().map_or(0, Window::len)
+        self.window().map_or(0, |window| window.len())
     }
 
     /// Where the memory at a linear address is, if it is in the window.
     pub(super) fn place_of(&self, linear: u64) -> Option<RamOffset> {
         let host = Window::host(linear)?;
-        let mapped = self.window.as_ref()?.get(host & !(PAGE_SIZE - 1))?;
+        let mapped = self.window()?.get(host & !(PAGE_SIZE - 1))?;
         Some(RamOffset(mapped.at.0 | linear & (PAGE_SIZE - 1)))
     }
 
@@ -122,6 +137,11 @@ impl BtVcpu {
         let now = Instant::now();
         let passed = now - std::mem::replace(&mut self.host_mmu.last_look, now);
         let passed = passed.min(SAMPLE);
+        if let Some(lease) = &self.host_mmu.lease
+            && lease.is_wanted(after)
+        {
+            return self.close_window();
+        }
         let cpu = self.interp.cpu();
         if cpu.s.cpl != 3 || !cpu.is_64bit() {
             return;
@@ -142,6 +162,9 @@ impl BtVcpu {
         let spent = cost - std::mem::replace(&mut m.cost, cost);
         let known = m.tenant.as_mut().filter(|t| t.base == base);
         let here = known.is_some();
+        if let Some(lease) = m.lease.as_ref().filter(|_| here) {
+            lease.note_use();
+        }
         let (mut settles, mut dear) = (false, false);
         if let Some(tenant) = known {
             let before = tenant.calm;
@@ -179,11 +202,27 @@ impl BtVcpu {
         self.switches.settled && self.host_mmu.tenant.as_ref().is_some_and(calm)
     }
 
-    /// Lets the address space in by which the program that runs has been chosen. To be called when
-    /// the tables are up to date.
+    /// `run` begins or ends. Meanwhile another processor may have taken the window.
+    pub(super) fn set_running(&mut self, runs: bool) {
+        if let Some(lease) = &self.host_mmu.lease
+            && !lease.set_running(runs)
+        {
+            self.leave_window();
+        }
+    }
+
+    /// Gives the window back. To be called where no code is about to run.
+    fn leave_window(&mut self) {
+        self.host_mmu.tenant = None;
+        self.host_mmu.lease = None;
+        self.area.window = 0;
+    }
+
+    /// Lets the address space in by which the program that runs has been chosen, and gives the window
+    /// back if nobody is in. To be called by the dispatcher when the tables are up to date.
     pub(super) fn open_window(&mut self, bus: &mut dyn Bus) {
         if self.host_mmu.tenant.is_none() {
-            self.area.window = 0;
+            self.leave_window();
         }
         if !std::mem::take(&mut self.host_mmu.due) {
             return;
@@ -192,16 +231,16 @@ impl BtVcpu {
         if base != self.host_mmu.first.0.0 {
             return;
         }
-        if !self.others().is_empty() {
-            self.host_mmu.after = None;
-            return;
-        }
-        let window = self.host_mmu.window.take();
-        let Some(mut window) = window.or_else(|| Window::claim(&self.memory)) else {
+        let Some(after) = self.host_mmu.after.filter(|_| window_possible()) else {
             self.host_mmu.after = None;
             return;
         };
-        window.clear();
+        self.leave_window();
+        self.host_mmu.lease = Lease::take(&self.memory, &self.signals, after);
+        let Some(mut window) = self.host_mmu.window() else {
+            return;
+        };
+        self.host_mmu.has_had = true;
         // What the software TLB knows is what the program uses.
         let ram = self.memory.base() as u64;
         let tables = &self.area.tables[View::User as usize].data;
@@ -216,9 +255,9 @@ impl BtVcpu {
             calm: Duration::ZERO,
             strikes: 0,
         };
-        self.host_mmu.window = Some(window);
         self.host_mmu.tenant = Some(tenant);
-        self.map(&pages);
+        self.map(&mut window, &pages);
+        drop(window);
         self.enter_window();
         if self.area.window != 0 {
             self.look_at_settled(bus, None);
@@ -241,29 +280,36 @@ impl BtVcpu {
         }
     }
 
-    /// Nobody goes through the window any more. Code that does may be about to run: FS still leads there,
-    /// where nothing is, until the dispatcher looks for code again ([`BtVcpu::open_window`]).
+    /// Nobody goes through the window any more. Code that does may be about to run: it is still this
+    /// processor's, and empty, until the dispatcher looks for code again ([`BtVcpu::open_window`]).
     fn close_window(&mut self) {
-        self.host_mmu.tenant = None;
-        self.host_mmu.first.1 = Duration::ZERO;
-        if let Some(window) = &mut self.host_mmu.window {
-            window.clear();
+        if let Some(mut window) = self.host_mmu.window() {
+            self.close(&mut window);
         }
     }
 
+    fn close(&mut self, window: &mut Window) {
+        self.host_mmu.tenant = None;
+        self.host_mmu.first.1 = Duration::ZERO;
+        window.clear();
+    }
+
+    /// True if the dispatcher must look for code again: nobody goes through the window any more, and code
+    /// that does may be about to run.
+    pub(super) fn window_closed(&self) -> bool {
+        self.area.window != 0 && self.host_mmu.tenant.is_none()
+    }
+
     /// Maps pages, given in order; nobody goes through the window any more if the host does not.
-    fn map(&mut self, pages: &[(u64, Mapped)]) {
+    fn map(&mut self, window: &mut Window, pages: &[(u64, Mapped)]) {
         for (_, page) in pages.iter().filter(|(_, m)| m.writable) {
             self.peers.will_write(page.at);
         }
-        let Some(window) = &mut self.host_mmu.window else {
-            return;
-        };
         if window.len() + pages.len() > MOST {
             window.clear();
         }
         if !window.map(pages) {
-            self.close_window();
+            self.close(window);
         }
     }
 
@@ -285,24 +331,26 @@ impl BtVcpu {
         let all = seen.0 != now.0 || self.drops_all(seen.1, &self.history);
         let flushed: Vec<u64> = self.flushed(seen.1).collect();
         self.look_at_settled(bus, (!all).then_some(&flushed));
-        let window = self.host_mmu.window.as_ref();
+        let Some(mut window) = self.host_mmu.window() else {
+            return;
+        };
         let pages: Vec<_> = if all {
-            window.map(Window::pages).unwrap_or_default()
+            window.pages().collect()
         } else {
             let mut pages: Vec<_> = flushed
                 .iter()
                 .filter_map(|linear| Window::host(*linear))
-                .filter_map(|page| Some((page, window?.get(page)?)))
+                .filter_map(|page| Some((page, window.get(page)?)))
                 .collect();
             pages.sort_unstable_by_key(|(page, _)| *page);
             pages.dedup();
             pages
         };
-        self.look_again(bus, &pages);
+        self.look_again(bus, &mut window, &pages);
     }
 
     /// Walks the page tables for what is mapped, given in order.
-    fn look_again(&mut self, bus: &mut dyn Bus, pages: &[(u64, Mapped)]) {
+    fn look_again(&mut self, bus: &mut dyn Bus, window: &mut Window, pages: &[(u64, Mapped)]) {
         let (mut gone, mut other) = (Vec::new(), Vec::new());
         for &(page, mapped) in pages {
             let linear = Window::linear(page);
@@ -315,12 +363,10 @@ impl BtVcpu {
         self.stats.window_walks += pages.len() as u64;
         if pages.len() >= FEW && gone.len() + other.len() > pages.len() / 2 {
             // Another program has been given the same tables.
-            return self.close_window();
+            return self.close(window);
         }
-        if let Some(window) = &mut self.host_mmu.window {
-            window.unmap(&gone);
-        }
-        self.map(&other);
+        window.unmap(&gone);
+        self.map(window, &other);
     }
 
     /// Where the page of a linear address is that a program has used, to be written if it has been
@@ -374,6 +420,7 @@ impl BtVcpu {
             return None;
         }
         let page = Window::host(linear)? & !(PAGE_SIZE - 1);
+        let mut window = self.host_mmu.window()?;
         let now = self.used(bus, linear, true)?;
         if access == Access::Write && !now.writable {
             return None;
@@ -381,17 +428,16 @@ impl BtVcpu {
         let first = page & !(AROUND * PAGE_SIZE - 1);
         let mut pages = Vec::new();
         for near in (0..AROUND).map(|n| first + n * PAGE_SIZE) {
-            let mapped = self.host_mmu.window.as_ref()?.get(near);
             if near == page {
                 pages.push((page, now));
-            } else if mapped.is_none()
+            } else if window.get(near).is_none()
                 && let Some(linear) = Window::linear(near)
                 && let Some(used) = self.used(bus, linear, true)
             {
                 pages.push((near, used));
             }
         }
-        self.map(&pages);
+        self.map(&mut window, &pages);
         self.stats.window_fills += 1;
         self.area.fault = fault;
         // Gone if the host would not map it.
@@ -400,22 +446,22 @@ impl BtVcpu {
 
     /// Pages have been marked since: what holds code or is clean must not be written any more.
     pub(super) fn forbid_writes_through_window(&mut self) {
-        let Some(window) = &mut self.host_mmu.window else {
+        let Some(mut window) = self.host_mmu.window() else {
             return;
         };
-        let mut marked: Vec<_> = window.pages();
-        marked.retain(|(_, m)| m.writable && self.memory.is_marked(m.at));
+        let mut marked: Vec<_> = window.writable().collect();
+        marked.retain(|(_, m)| self.memory.is_marked(m.at));
         for (_, m) in &mut marked {
             m.writable = false;
         }
-        self.map(&marked);
+        self.map(&mut window, &marked);
     }
 
     /// Nothing is written by the software TLB: the window may still be.
     pub(super) fn tell_window_writes(&self) {
-        if let Some(window) = &self.host_mmu.window {
-            for at in window.writable() {
-                self.peers.will_write(at);
+        if let Some(window) = self.host_mmu.window() {
+            for (_, page) in window.writable() {
+                self.peers.will_write(page.at);
             }
         }
     }

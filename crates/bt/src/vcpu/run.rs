@@ -32,21 +32,31 @@ impl BtVcpu {
         let page = self.interp.cpu().s.rip & !0xfff;
         self.area.page = page;
         let mut shadow = false;
+        // Where the instruction is at which the code goes on in its midst, and its block.
+        let mut amid = None;
         loop {
             self.me.inside.store(true, Ordering::SeqCst);
+            let mut stays = !self.window_closed();
             if self.peers.marks.load(Ordering::SeqCst) != self.me.seen.load(Ordering::Relaxed) {
                 let dropped = (self.stats.dropped, self.stats.remapped);
                 self.keep_up();
                 self.look_at_window(bus);
-                if (self.stats.dropped, self.stats.remapped) != dropped || self.frames.doubtful {
-                    // The block at `host` may be one of them, and its beginning no longer its own.
-                    self.me.inside.store(false, Ordering::SeqCst);
-                    if shadow {
-                        self.hold_interrupts();
-                    }
-                    return None;
-                }
+                // The block at `host` may be one of them, and its beginning no longer its own.
+                stays = (self.stats.dropped, self.stats.remapped) == dropped
+                    && !self.frames.doubtful
+                    && !self.window_closed();
             }
+            if !stays {
+                self.me.inside.store(false, Ordering::SeqCst);
+                if let Some((block, rip)) = amid {
+                    return self.interpret_at(bus, block, rip);
+                }
+                if shadow {
+                    self.hold_interrupts();
+                }
+                return None;
+            }
+            amid = None;
             self.enter(bus, host);
             self.me.inside.store(false, Ordering::SeqCst);
             let cpu = self.interp.cpu();
@@ -202,32 +212,25 @@ impl BtVcpu {
                         self.interp.cpu().s.rip = self.rip_left(&site);
                         return self.step_at(bus, &site);
                     }
-                    if !rung && let Some(again) = self.fill_window(bus) {
-                        host = again;
-                        continue;
-                    }
                     let offset = self.code_that_runs(at).wrapping_sub(self.cache.range().0) as u32;
                     let block = self.blocks.at_host(offset);
-                    let Some(rip) = block.and_then(|b| self.blocks.rip_of(b, offset)) else {
+                    let rip = block.and_then(|b| self.blocks.rip_of(b, offset));
+                    let (Some(block), Some(rip)) = (block, rip) else {
                         return Some(broken("a host fault outside any block"));
                     };
-                    let page = block.and_then(|b| self.fixed_page(b));
-                    let rip = page.unwrap_or(self.area.page).wrapping_add(rip);
-                    self.interp.cpu().s.rip = rip;
+                    let page = self.fixed_page(block).unwrap_or(self.area.page);
+                    let rip = page.wrapping_add(rip);
                     if rung {
                         self.stats.rung += 1;
+                        self.interp.cpu().s.rip = rip;
                         return None;
                     }
-                    self.stats.window_missed += u64::from(self.area.window != 0);
-                    if let Some(block) = block {
-                        self.finish_pushes(block);
+                    if let Some(again) = self.fill_window(bus) {
+                        (host, amid) = (again, Some((block, rip)));
+                        continue;
                     }
-                    // The fault comes before any event: the instruction may stand behind STI.
-                    self.bring_vector_in();
-                    return match self.interpret(bus, 1, true) {
-                        Stop::Budget => None,
-                        other => Some(other),
-                    };
+                    self.stats.window_missed += u64::from(self.area.window != 0);
+                    return self.interpret_at(bus, block, rip);
                 }
                 other => return Some(broken(&format!("exit reason {other}"))),
             }
@@ -250,6 +253,18 @@ impl BtVcpu {
             jump.near_branch64() - 1
         } else {
             at
+        }
+    }
+
+    /// Has the interpreter do the instruction at which the host has faulted, in a block.
+    fn interpret_at(&mut self, bus: &mut dyn Bus, block: u32, rip: u64) -> Option<Stop> {
+        self.interp.cpu().s.rip = rip;
+        self.finish_pushes(block);
+        // The fault comes before any event: the instruction may stand behind STI.
+        self.bring_vector_in();
+        match self.interpret(bus, 1, true) {
+            Stop::Budget => None,
+            other => Some(other),
         }
     }
 
@@ -295,6 +310,9 @@ impl BtVcpu {
         self.keep_up();
         self.look_at_frames(bus);
         self.look_at_window(bus);
+        if self.window_closed() {
+            return None;
+        }
         let x = Exec {
             cpu: self.interp.cpu(),
             bus,

@@ -26,7 +26,7 @@ const TSS: u64 = 0x2_2000;
 const STUBS: u64 = 0x2_3000;
 const COMMON: u64 = 0x2_3800;
 const SERVICE: u64 = 0x2_3c00;
-/// The kernel's stack: what is there is nobody's business.
+/// The kernel's stack: what is there is nobody's business. A second processor's is behind it.
 const KERNEL_STACK: u64 = 0x2_6000;
 /// How many words the kernel has noted, and these.
 const LOG: u64 = 4 << 20;
@@ -108,18 +108,7 @@ pub struct Rig {
 impl Rig {
     pub fn new(engine: &dyn Engine) -> Rig {
         let ram = Arc::new(GuestMemory::flat(RAM).unwrap());
-        let signals = Arc::new(Signals::default());
-        let vcpu = engine
-            .vcpu(0, &CpuModel::everything(), ram.clone(), signals.clone())
-            .unwrap();
-        let mut rig = Rig {
-            vcpu,
-            bus: EndBus(signals),
-            ram,
-            start: start(),
-            next_table: TABLES,
-            stored: 0,
-        };
+        let mut rig = Rig::processor(engine, 0, ram);
         rig.kernel();
         // The kernel's half, in large pages.
         for space in SPACES {
@@ -146,6 +135,32 @@ impl Rig {
             rig.map(SPACES[0], LOW + (n << 12), (LOW_AT + (n << 12)) | WRITABLE);
         }
         rig
+    }
+
+    fn processor(engine: &dyn Engine, id: u32, ram: Arc<GuestMemory>) -> Rig {
+        let signals = Arc::new(Signals::default());
+        let vcpu = engine
+            .vcpu(id, &CpuModel::everything(), ram.clone(), signals.clone())
+            .unwrap();
+        Rig {
+            vcpu,
+            bus: EndBus(signals),
+            ram,
+            start: start(),
+            next_table: TABLES,
+            stored: 0,
+        }
+    }
+
+    /// Another processor of the same machine, whose stack is the lower one of the two pages. For
+    /// programs without exceptions, and after all that is mapped.
+    pub fn second(&self, engine: &dyn Engine) -> Rig {
+        let mut second = Rig::processor(engine, 1, self.ram.clone());
+        let tss = TSS + 0x80;
+        self.word(tss + 4, KERNEL + KERNEL_STACK + 0x1000);
+        second.start.tr.base = KERNEL + tss;
+        second.start.gpr[4] = TOP - 0x1000;
+        second
     }
 
     pub fn word(&self, at: u64, value: u64) {
