@@ -62,6 +62,9 @@ pub struct Window {
     file: i32,
     /// By host page address.
     pages: BTreeMap<u64, Mapped>,
+    /// Large pages of the guest of which parts may be among them: first linear address and the one
+    /// behind the last.
+    large: BTreeMap<u64, u64>,
 }
 
 /// Maps anew in the reserved range. True if the host did.
@@ -99,12 +102,14 @@ impl Window {
         Window {
             file: -1,
             pages: BTreeMap::new(),
+            large: BTreeMap::new(),
         }
     }
 
     /// Takes all out, and goes on with pages of another memory ([`mem::GuestMemory::file`]).
     pub fn begin(&mut self, file: i32) {
         self.clear();
+        self.large.clear();
         self.file = file;
     }
 
@@ -124,6 +129,20 @@ impl Window {
             host if HIGH.contains(&host) => Some(host),
             _ => None,
         }
+    }
+
+    /// A part of the guest's page of so many bytes at a linear address is going to be mapped.
+    pub fn note_size(&mut self, linear: u64, size: u64) {
+        if size > PAGE_SIZE {
+            let first = linear & !(size - 1);
+            self.large.insert(first, first + size);
+        }
+    }
+
+    /// True if other pages than that of a linear address may be parts of the same page of the guest.
+    pub fn is_large(&self, linear: u64) -> bool {
+        let below = self.large.range(..=linear).next_back();
+        below.is_some_and(|(_, end)| *end > linear)
     }
 
     /// How many pages are mapped.

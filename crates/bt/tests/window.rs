@@ -75,6 +75,47 @@ fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
 }
 
 #[test]
+fn a_large_page_that_is_mapped_anew_is_the_new_one_in_all_its_parts() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
+    const LARGE: u64 = HIGH + 0x20_0000;
+    const AT: u64 = 0x20_0000;
+    // Bytes from its beginning, where that at address zero has nothing else either.
+    const INTO: u64 = 0x9_8000;
+    compare(
+        &|rig| {
+            let entry = rig.entry(SPACES[0], LARGE, 21);
+            rig.word(entry, AT | WRITABLE | 0x80);
+            rig.word(AT + INTO, 1);
+            rig.word(INTO, 100);
+            rig.program(&|a| {
+                let mut again = a.create_label();
+                a.mov(r14, LARGE + INTO)?;
+                a.mov(ebx, 0)?;
+                a.mov(r15d, 50)?;
+                a.set_label(&mut again)?;
+                a.add(rbx, qword_ptr(r14))?;
+                a.dec(r15d)?;
+                a.jne(again)?;
+                change(
+                    a,
+                    Service::StoreInvlpg,
+                    KERNEL + entry,
+                    WRITABLE | 0x80,
+                    LARGE,
+                )?;
+                a.add(rbx, qword_ptr(r14))
+            });
+        },
+        &|rig| {
+            assert_eq!(rig.vcpu.state().gpr[3], 150);
+            is_in_the_window(rig, 0);
+        },
+    );
+}
+
+#[test]
 fn a_page_that_goes_is_missing_after_the_flush() {
     if !bt::window_possible() {
         return println!("skipped: this host has no window");

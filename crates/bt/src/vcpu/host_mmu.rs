@@ -328,12 +328,14 @@ impl BtVcpu {
             return;
         }
         (tenant.space, tenant.pages_seen) = now;
-        let all = seen.0 != now.0 || self.drops_all(seen.1, &self.history);
         let flushed: Vec<u64> = self.flushed(seen.1).collect();
-        self.look_at_settled(bus, (!all).then_some(&flushed));
         let Some(mut window) = self.host_mmu.window() else {
             return;
         };
+        let all = seen.0 != now.0
+            || self.drops_all(seen.1, &self.history)
+            || flushed.iter().any(|linear| window.is_large(*linear));
+        self.look_at_settled(bus, (!all).then_some(&flushed));
         let pages: Vec<_> = if all {
             window.pages().collect()
         } else {
@@ -354,7 +356,7 @@ impl BtVcpu {
         let (mut gone, mut other) = (Vec::new(), Vec::new());
         for &(page, mapped) in pages {
             let linear = Window::linear(page);
-            match linear.and_then(|linear| self.used(bus, linear, mapped.writable)) {
+            match linear.and_then(|linear| self.used(bus, window, linear, mapped.writable)) {
                 Some(now) if now == mapped => {}
                 Some(now) => other.push((page, now)),
                 None => gone.push(page),
@@ -371,7 +373,13 @@ impl BtVcpu {
 
     /// Where the page of a linear address is that a program has used, to be written if it has been
     /// `written` and may be, without a trace.
-    fn used(&mut self, bus: &mut dyn Bus, linear: u64, written: bool) -> Option<Mapped> {
+    fn used(
+        &mut self,
+        bus: &mut dyn Bus,
+        window: &mut Window,
+        linear: u64,
+        written: bool,
+    ) -> Option<Mapped> {
         let mut x = Exec {
             cpu: self.interp.cpu(),
             bus,
@@ -385,11 +393,13 @@ impl BtVcpu {
         {
             self.peers.will_write(page.at);
             if page.writable && !self.memory.is_marked(page.at) {
+                window.note_size(linear, found.size);
                 let (at, writable) = (page_of(page.at), true);
                 return Some(Mapped { at, writable });
             }
         }
         let found = x.probe_user(linear, Access::Read)?;
+        window.note_size(linear, found.size);
         let (at, writable) = (page_of(x.ram.lookup(found.gpa)?.at), false);
         Some(Mapped { at, writable })
     }
@@ -421,7 +431,7 @@ impl BtVcpu {
         }
         let page = Window::host(linear)? & !(PAGE_SIZE - 1);
         let mut window = self.host_mmu.window()?;
-        let now = self.used(bus, linear, true)?;
+        let now = self.used(bus, &mut window, linear, true)?;
         if access == Access::Write && !now.writable {
             return None;
         }
@@ -432,7 +442,7 @@ impl BtVcpu {
                 pages.push((page, now));
             } else if window.get(near).is_none()
                 && let Some(linear) = Window::linear(near)
-                && let Some(used) = self.used(bus, linear, true)
+                && let Some(used) = self.used(bus, &mut window, linear, true)
             {
                 pages.push((near, used));
             }

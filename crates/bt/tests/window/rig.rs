@@ -173,7 +173,7 @@ impl Rig {
 
     /// Where the entry for a linear address is, at the level whose index begins at a bit, with the tables
     /// above it.
-    fn entry(&mut self, space: u64, linear: u64, level: u32) -> u64 {
+    pub fn entry(&mut self, space: u64, linear: u64, level: u32) -> u64 {
         let mut table = space;
         for shift in [39, 30, 21, 12] {
             let entry = table + 8 * (linear >> shift & 511);
