@@ -2,7 +2,7 @@
 //!
 //! A page costs some microseconds to map, so this is for programs that compute for long: for the one
 //! address space that has had the processor nearly for itself for a while, in ring 3. Where several
-//! processors want the window they have it by turns ([`crate::turns`]).
+//! processors want the window they share it or have it by turns ([`crate::turns`]).
 
 use super::{BtVcpu, Stats};
 use crate::area::{DataTables, TLB_ENTRIES, TlbEntry, View};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use x86::Bus;
 use x86::exec::Exec;
 use x86::mmu::{Access, Rights};
-use x86::state::seg;
+use x86::state::{CpuState, efer, seg};
 
 /// The time in ring 3 that an address space must have had, less that of all others.
 pub(crate) const LONG: Duration = Duration::from_millis(20);
@@ -29,12 +29,14 @@ const AROUND: u64 = 8;
 /// So many pages tell if a program is still the same.
 const FEW: usize = 16;
 
-/// The bits of CR3 that tell an address space.
-const BASE: u64 = 0x000f_ffff_ffff_f000;
+/// What tells an address space: the bits of CR3, and how its tables are read.
+fn base_of(s: &CpuState) -> u64 {
+    s.cr3 & 0x000f_ffff_ffff_f000 | u64::from(s.efer & efer::NXE != 0)
+}
 
 /// The address space in the window.
 struct Tenant {
-    /// Of CR3.
+    /// See [`base_of`].
     base: u64,
     /// What of the guest's flushes it has seen ([`x86::mmu::History`]).
     space: u64,
@@ -76,8 +78,8 @@ pub(super) struct HostMmu {
     cost: u64,
     /// An address space that had better do without, until when, and for how long that is.
     barred: (u64, Instant, Duration),
-    /// The first is to go through the window from now on.
-    due: bool,
+    /// This one is to go through the window from now on.
+    due: Option<u64>,
 }
 
 impl HostMmu {
@@ -92,7 +94,7 @@ impl HostMmu {
             blocks: 0,
             cost: 0,
             barred: (0, Instant::now(), BARRED),
-            due: false,
+            due: None,
         }
     }
 
@@ -146,7 +148,7 @@ impl BtVcpu {
         if cpu.s.cpl != 3 || !cpu.is_64bit() {
             return;
         }
-        let base = cpu.s.cr3 & BASE;
+        let base = base_of(&cpu.s);
         let program = (base, cpu.s.seg[usize::from(seg::FS)].base);
         let m = &mut self.host_mmu;
         let (of, time) = &mut m.first;
@@ -183,7 +185,9 @@ impl BtVcpu {
             dear = tenant.strikes >= STRIKES && !after.is_zero();
         }
         let barred = m.barred.0 == base && now < m.barred.1;
-        m.due = !here && *of == program && *time >= after && !barred;
+        let long = *of == program && *time >= after;
+        let due = !here && !barred && (long || Lease::can_join(&self.memory, base, after));
+        m.due = due.then_some(base);
         if dear {
             let again = m.barred.0 == base;
             let time = if again { m.barred.2 * 2 } else { BARRED }.min(BARRED_LONGEST);
@@ -204,9 +208,9 @@ impl BtVcpu {
 
     /// `run` begins or ends. Meanwhile another processor may have taken the window.
     pub(super) fn set_running(&mut self, runs: bool) {
-        if let Some(lease) = &self.host_mmu.lease
-            && !lease.set_running(runs)
-        {
+        let lease = self.host_mmu.lease.as_ref();
+        let keeps = self.host_mmu.tenant.is_some() && lease.is_some_and(|l| l.set_running(runs));
+        if !keeps {
             self.leave_window();
         }
     }
@@ -224,11 +228,8 @@ impl BtVcpu {
         if self.host_mmu.tenant.is_none() {
             self.leave_window();
         }
-        if !std::mem::take(&mut self.host_mmu.due) {
-            return;
-        }
-        let base = self.interp.cpu().s.cr3 & BASE;
-        if base != self.host_mmu.first.0.0 {
+        let base = base_of(&self.interp.cpu().s);
+        if self.host_mmu.due.take() != Some(base) {
             return;
         }
         let Some(after) = self.host_mmu.after.filter(|_| window_possible()) else {
@@ -236,17 +237,11 @@ impl BtVcpu {
             return;
         };
         self.leave_window();
-        self.host_mmu.lease = Lease::take(&self.memory, &self.signals, after);
+        self.host_mmu.lease = Lease::take(&self.memory, base, &self.signals, after);
         let Some(mut window) = self.host_mmu.window() else {
             return;
         };
         self.host_mmu.has_had = true;
-        // What the software TLB knows is what the program uses.
-        let ram = self.memory.base() as u64;
-        let tables = &self.area.tables[View::User as usize].data;
-        let mut pages = pages_of(tables, ram);
-        pages.sort_unstable_by_key(|(page, m)| (*page, !m.writable));
-        pages.dedup_by_key(|(page, _)| *page);
         self.stats.windows += 1;
         let tenant = Tenant {
             base,
@@ -256,6 +251,22 @@ impl BtVcpu {
             strikes: 0,
         };
         self.host_mmu.tenant = Some(tenant);
+        // Others may have mapped some.
+        let known: Vec<_> = window.pages().collect();
+        self.look_again(bus, &mut window, &known);
+        // What the software TLB knows is what the program uses.
+        let mut pages = pages_of(&self.area.tables[View::User as usize].data);
+        pages.sort_unstable_by_key(|(linear, written)| (*linear, !written));
+        pages.dedup_by_key(|(linear, _)| *linear);
+        let pages: Vec<_> = pages
+            .iter()
+            .filter_map(|(linear, written)| Some((Window::host(*linear)?, *linear, *written)))
+            .filter_map(|(page, linear, written)| {
+                let new = window.get(page).is_none();
+                let used = new.then(|| self.used(bus, &mut window, linear, written));
+                Some((page, used.flatten()?))
+            })
+            .collect();
         self.map(&mut window, &pages);
         drop(window);
         self.enter_window();
@@ -267,7 +278,7 @@ impl BtVcpu {
     /// The address space is another one, or has just been let in: its user code goes through the
     /// window or not.
     pub(super) fn enter_window(&mut self) {
-        let base = self.interp.cpu().s.cr3 & BASE;
+        let base = base_of(&self.interp.cpu().s);
         let tenant = self.host_mmu.tenant.as_ref();
         let inside = tenant.is_some_and(|t| t.base == base);
         self.area.window = u64::from(inside);
@@ -277,21 +288,24 @@ impl BtVcpu {
             for area in &mut self.spare {
                 area.release_window();
             }
+            if self
+                .host_mmu
+                .window()
+                .is_some_and(|mut window| window.has_news())
+                && let Some(tenant) = &mut self.host_mmu.tenant
+            {
+                // What this processor cannot know: all is walked again.
+                tenant.space = u64::MAX;
+            }
         }
     }
 
-    /// Nobody goes through the window any more. Code that does may be about to run: it is still this
-    /// processor's, and empty, until the dispatcher looks for code again ([`BtVcpu::open_window`]).
+    /// Nobody goes through the window here any more. Code that does may be about to run: the dispatcher must
+    /// look for code again ([`BtVcpu::window_closed`]), and gives the window back then
+    /// ([`BtVcpu::open_window`]).
     fn close_window(&mut self) {
-        if let Some(mut window) = self.host_mmu.window() {
-            self.close(&mut window);
-        }
-    }
-
-    fn close(&mut self, window: &mut Window) {
         self.host_mmu.tenant = None;
         self.host_mmu.first.1 = Duration::ZERO;
-        window.clear();
     }
 
     /// True if the dispatcher must look for code again: nobody goes through the window any more, and code
@@ -301,15 +315,20 @@ impl BtVcpu {
     }
 
     /// Maps pages, given in order; nobody goes through the window any more if the host does not.
-    fn map(&mut self, window: &mut Window, pages: &[(u64, Mapped)]) {
+    fn map(&mut self, window: &mut Held, pages: &[(u64, Mapped)]) {
+        if pages.is_empty() {
+            return;
+        }
         for (_, page) in pages.iter().filter(|(_, m)| m.writable) {
             self.peers.will_write(page.at);
         }
         if window.len() + pages.len() > MOST {
             window.clear();
         }
+        window.note_mapped();
         if !window.map(pages) {
-            self.close(window);
+            window.clear();
+            self.close_window();
         }
     }
 
@@ -352,7 +371,7 @@ impl BtVcpu {
     }
 
     /// Walks the page tables for what is mapped, given in order.
-    fn look_again(&mut self, bus: &mut dyn Bus, window: &mut Window, pages: &[(u64, Mapped)]) {
+    fn look_again(&mut self, bus: &mut dyn Bus, window: &mut Held, pages: &[(u64, Mapped)]) {
         let (mut gone, mut other) = (Vec::new(), Vec::new());
         for &(page, mapped) in pages {
             let linear = Window::linear(page);
@@ -365,7 +384,8 @@ impl BtVcpu {
         self.stats.window_walks += pages.len() as u64;
         if pages.len() >= FEW && gone.len() + other.len() > pages.len() / 2 {
             // Another program has been given the same tables.
-            return self.close(window);
+            window.clear();
+            return self.close_window();
         }
         window.unmap(&gone);
         self.map(window, &other);
@@ -487,15 +507,11 @@ fn window_cost(stats: &Stats) -> u64 {
     9 * stats.window_fills + 3 * stats.window_missed + stats.window_walks / 16
 }
 
-/// The pages of a software TLB that the window is for. `ram`: where RAM is in this process.
-fn pages_of(tables: &DataTables, ram: u64) -> Vec<(u64, Mapped)> {
-    let of = |table: &[TlbEntry; TLB_ENTRIES], writable| -> Vec<_> {
-        let page = |entry: &TlbEntry| {
-            let page = Window::host(entry.negated_page.wrapping_neg())?;
-            let at = RamOffset(entry.host - ram);
-            Some((page, Mapped { at, writable }))
-        };
-        table.iter().filter_map(page).collect()
+/// The linear pages of a software TLB, and which it knows as written.
+fn pages_of(tables: &DataTables) -> Vec<(u64, bool)> {
+    let of = |table: &[TlbEntry; TLB_ENTRIES], written| {
+        let page = |entry: &TlbEntry| (entry.negated_page.wrapping_neg(), written);
+        table.iter().map(page).collect::<Vec<_>>()
     };
     let mut pages = of(&tables.write, true);
     pages.extend(of(&tables.read, false));

@@ -1,4 +1,5 @@
-//! Two processors that have the window by turns, at any moment.
+//! Two processors that have the window by turns, at any moment, or share it where they run the same
+//! address space.
 
 use crate::rig::*;
 use crate::support::END;
@@ -59,10 +60,14 @@ fn second_program(rig: &Rig, code: &Code<'_>) {
     });
 }
 
-/// Each has had the window some times.
-fn had_turns(rigs: &[Rig; 2]) {
-    let turns = rigs.each_ref().map(|rig| rig.count("windows"));
-    assert!(turns.iter().all(|n| *n > 1), "{turns:?}");
+/// Each has gone through the window.
+fn both_went_through(rigs: &[Rig; 2]) {
+    let [windows, fills] =
+        ["windows", "window_fills"].map(|name| rigs.each_ref().map(|rig| rig.count(name)));
+    assert!(
+        windows.iter().all(|n| *n > 0) && fills.iter().any(|n| *n > 0),
+        "{windows:?} {fills:?}"
+    );
 }
 
 #[test]
@@ -137,7 +142,8 @@ fn each_of_two_programs_at_the_same_addresses_has_its_own_memory() {
     rigs[1].start.rip = CODE;
     run(&mut rigs);
     assert!(memory(&rigs[0]) == memory(&expected));
-    had_turns(&rigs);
+    let turns = rigs.each_ref().map(|rig| rig.count("windows"));
+    assert!(turns.iter().all(|n| *n > 1), "{turns:?}");
 }
 
 /// Where the two tell each other something, a word for each page, and errors.
@@ -231,7 +237,7 @@ fn a_page_that_begins_to_hold_code_is_not_written_behind_the_back_of_who_runs_it
         });
         assert!(fills.min(dropped) > PAGES as u64 / 4, "{fills} {dropped}");
         if ring == 3 {
-            had_turns(&rigs);
+            both_went_through(&rigs);
         }
     }
 }
@@ -300,8 +306,46 @@ fn what_the_other_maps_is_there_after_the_own_flush() {
         });
         run(&mut rigs);
         assert_eq!(rigs[0].read(WORDS_AT + ERRORS as u64), 0);
-        had_turns(&rigs);
+        both_went_through(&rigs);
     }
+}
+
+#[test]
+fn locked_instructions_of_both_count_together_and_stores_are_seen_in_their_order() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
+    const TIMES: i32 = 200_000;
+    let _turn = turn();
+    // Adds to a counter, and says in two pages, one after the other, how far it is: the second never is
+    // ahead of the first.
+    let count = |a: &mut CodeAssembler, own: i32, other: i32| {
+        let [mut again, mut good] = core::array::from_fn(|_| a.create_label());
+        a.mov(r15, WORDS)?;
+        a.mov(r14, WORDS + 0x1000)?;
+        a.mov(ebx, 0)?;
+        a.set_label(&mut again)?;
+        a.lock().inc(qword_ptr(r15 + 0x100))?;
+        a.inc(rbx)?;
+        a.mov(qword_ptr(r15 + own), rbx)?;
+        a.mov(qword_ptr(r14 + own), rbx)?;
+        a.mov(rcx, qword_ptr(r14 + other))?;
+        a.cmp(qword_ptr(r15 + other), rcx)?;
+        a.jae(good)?;
+        a.inc(qword_ptr(r15 + ERRORS))?;
+        a.set_label(&mut good)?;
+        pause(a, ebx, 0x1000)?;
+        a.cmp(ebx, TIMES)?;
+        a.jb(again)
+    };
+    let mut rigs = two(&|rig| {
+        rig.program(&|a| count(a, 0x200, 0x300));
+        second_program(rig, &|a| count(a, 0x300, 0x200));
+    });
+    run(&mut rigs);
+    assert_eq!(rigs[0].read(WORDS_AT + ERRORS as u64), 0);
+    assert_eq!(rigs[0].read(WORDS_AT + 0x100), 2 * TIMES as u64);
+    both_went_through(&rigs);
 }
 
 #[test]
