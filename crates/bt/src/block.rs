@@ -82,8 +82,8 @@ pub enum Kind {
     Far {
         /// As of a link.
         patch: u32,
-        /// Where, in the code of the block that hardly ever runs and in units of 2 to the power of
-        /// [`FAR_SHIFT`], the jump leads before: a way by the branch table.
+        /// Where, in the code of the block that hardly ever runs, the jump leads before: a way by
+        /// the branch table.
         way: u16,
         /// As of a link.
         next: u32,
@@ -92,8 +92,6 @@ pub enum Kind {
     },
 }
 
-/// See [`Kind::Far`].
-pub const FAR_SHIFT: u32 = 3;
 /// The exit that is none, in the word of a far link.
 const FAR: u8 = 3;
 
@@ -156,7 +154,8 @@ impl Site {
                 next,
                 poll,
             } => {
-                let place = u64::from(poll) << 11 | u64::from(way & 0x7ff);
+                assert!(way < 1 << 11, "a way of a far link is out of reach");
+                let place = u64::from(poll) << 11 | u64::from(way);
                 return place | 3 << 12 | link(patch, FAR, next);
             }
         };
@@ -279,7 +278,7 @@ impl Block {
     pub fn unlinked(&self, site: &Site) -> u32 {
         match site.kind {
             Kind::Link { exit, .. } => self.exit(exit),
-            Kind::Far { way, .. } => self.cold + (u32::from(way) << FAR_SHIFT),
+            Kind::Far { way, .. } => self.cold + u32::from(way),
             _ => self.cold,
         }
     }

@@ -606,6 +606,11 @@ impl Asm {
         self.put(&[0x0f, 0x80 | cc, 0, 0, 0, 0]);
         Hole::Near(self.bytes.len() - 4)
     }
+    /// `jcc` forward, over less than 128 bytes.
+    pub fn jcc_short(&mut self, cc: u8) -> Hole {
+        self.put(&[0x70 | cc, 0]);
+        Hole::Short(self.bytes.len() - 1)
+    }
     /// `jmp` forward, near.
     pub fn jmp(&mut self) -> Hole {
         self.put(&[0xe9, 0, 0, 0, 0]);
@@ -622,7 +627,7 @@ impl Asm {
         match hole {
             Hole::Short(at) => {
                 let distance = here - (at + 1);
-                debug_assert!(distance < 128, "short jump too far");
+                assert!(distance < 128, "short jump too far");
                 self.bytes[at] = distance as u8;
             }
             Hole::Near(at) => {

@@ -6,9 +6,9 @@ use super::plain::{gpr_number, stolen};
 use super::remake::Remake;
 use super::shared::Way;
 use super::through::Side;
-use super::{Building, TLB_INDEX};
+use super::{Building, NO_SITE, TLB_INDEX};
 use crate::area::{Area, STACK_SLOTS, VIEWS, View};
-use crate::block::{FAR_SHIFT, Kind, Site};
+use crate::block::{Kind, Site};
 use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
 use core::mem::take;
 use core::ops::Range;
@@ -87,6 +87,17 @@ pub(super) enum SlowPath {
     Indirect,
     /// Leaves, to go on at this offset from the page.
     Leave(u64),
+}
+
+impl SlowPath {
+    /// Their order behind a block.
+    fn rank(&self) -> u8 {
+        match self {
+            SlowPath::Link => 0,
+            SlowPath::Far(..) => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// The checks of the address in R11 by one table of the TLB.
@@ -400,11 +411,10 @@ impl Building<'_, '_> {
         let cold = Asm::with_buffer(self.source.cold, buffer);
         let mut main = core::mem::replace(&mut self.asm, cold);
         // First the exits that ask for links, where the block's list has them
-        // ([`crate::block::EXITS`]).
+        // ([`crate::block::EXITS`]), then the ways of far links, which are in a site's reach there.
         let mut slow = take(&mut self.slow);
-        let links = |slow: &&Slow| matches!(slow.what, SlowPath::Link);
-        let others = |slow: &&Slow| !matches!(slow.what, SlowPath::Link);
-        let ordered = slow.iter().filter(links).chain(slow.iter().filter(others));
+        let of = |rank| slow.iter().filter(move |slow| slow.what.rank() == rank);
+        let ordered = of(0).chain(of(1)).chain(of(2));
         // Ends that others may share.
         let mut ends = [(0, 0); 4];
         let mut made = 0;
@@ -445,27 +455,19 @@ impl Building<'_, '_> {
                 SlowPath::Indirect => self.t.exits.way(self.source.view, Way::Indirect),
                 SlowPath::Return => self.t.exits.way(self.source.view, Way::Return),
                 SlowPath::Far(target, poll) => {
-                    self.linear(R11, *target);
                     let way = if *poll {
                         Way::Unlinked
                     } else {
                         Way::UnlinkedForward
                     };
-                    self.t.exits.way(self.source.view, way)
+                    self.offset_for(*target, way)
                 }
-                SlowPath::Begin(target) => {
-                    self.linear(R11, *target);
-                    self.asm
-                        .jmp_to(self.t.exits.way(self.source.view, Way::Any));
-                    continue;
-                }
-                SlowPath::Leave(target) => {
-                    self.linear(R11, *target);
-                    self.asm.jmp_to(self.t.exits.poll);
-                    continue;
-                }
+                SlowPath::Begin(target) => self.offset_for(*target, Way::Any),
+                SlowPath::Leave(target) => self.offset_for(*target, Way::Leave),
             };
-            self.asm.mov_imm(R10, slow.site.into());
+            if slow.site != NO_SITE {
+                self.asm.mov_imm(R10, slow.site.into());
+            }
             let here = self.asm.here();
             let known = ends.iter().find(|(to, at)| *to == exit && here - at < 126);
             match known {
@@ -482,15 +484,24 @@ impl Building<'_, '_> {
         self.cold = core::mem::replace(&mut self.asm, main).bytes;
     }
 
+    /// Works out in R11 what a way wants to know that goes on at this offset from the page: where it
+    /// begins.
+    fn offset_for(&mut self, target: u64, way: Way) -> u64 {
+        let (exits, view) = (&self.t.exits, self.source.view);
+        let (number, way) = match self.source.fixed {
+            Some(page) => (page.wrapping_add(target), exits.way(view, way)),
+            None => (target, exits.way_from_page(view, way)),
+        };
+        self.asm.mov_imm(R11, number);
+        way
+    }
+
     /// The next slow path is where the jump of a far site leads before it is linked.
     fn place_far(&mut self, site: u32) {
-        let unit = 1 << FAR_SHIFT;
-        let offset = self.asm.bytes.len().next_multiple_of(unit);
-        self.asm.bytes.resize(offset, 0xcc);
         let word = &mut self.sites[(site - self.source.first_site) as usize];
         let mut of = Site::unpack(*word);
         if let Kind::Far { way, .. } = &mut of.kind {
-            *way = (offset >> FAR_SHIFT) as u16;
+            *way = self.asm.bytes.len() as u16;
         }
         *word = of.pack();
     }

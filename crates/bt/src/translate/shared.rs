@@ -35,10 +35,11 @@ pub struct Exits {
     pub(super) link: u64,
     /// Where a branch goes whose target is no longer there: the target in [`Area::rip`].
     pub look_up: u64,
-    /// As `look_up`, with the target in R11.
-    pub(super) poll: u64,
     /// Goes on at the linear address in R11, for each view and each [`Way`].
-    ways: [[u64; 6]; VIEWS],
+    ways: [[u64; WAYS]; VIEWS],
+    /// The same at the distance in R11 from [`Area::page`], which takes fewer bytes where it hardly
+    /// ever happens; for some ways.
+    from_page: [[u64; WAYS]; VIEWS],
     /// Where the signal handler resumes.
     pub fault: u64,
     /// Goes on where the host has faulted ([`Area::fault`]).
@@ -72,6 +73,11 @@ impl Exits {
     pub(super) fn way(&self, view: View, way: Way) -> u64 {
         self.ways[view as usize][way as usize]
     }
+
+    /// The way to the block at the distance in R11 from the page.
+    pub(super) fn way_from_page(&self, view: View, way: Way) -> u64 {
+        self.from_page[view as usize][way as usize]
+    }
 }
 
 /// Kinds of ways to another block.
@@ -90,7 +96,11 @@ pub(super) enum Way {
     /// As `Indirect` (`Any` of 32-bit code), by a return whose call is not in its slot, with RCX
     /// in [`Area::spill`].
     Return,
+    /// By the dispatcher.
+    Leave,
 }
+/// How many there are.
+const WAYS: usize = 7;
 
 /// Makes what blocks share. `ways`: host addresses of counters, of branches that look into a
 /// branch table and of those that then search all blocks.
@@ -116,10 +126,10 @@ pub fn exits(
         space: one(reason::SPACE, &[(field::site, R10)]),
         link: one(reason::LINK, &[(field::site, R10)]),
         look_up: one(reason::LOOK_UP, &[]),
-        poll: one(reason::LOOK_UP, &[(field::rip, R11)]),
         fault: one(reason::FAULT, &[(field::detail, R10)]),
         ..Exits::default()
     };
+    let leave = one(reason::LOOK_UP, &[(field::rip, R11)]);
     let unknown = one(reason::BRANCH, &[]);
     let missing = one(reason::MISS, &[]);
     let missed = one(reason::MISS, &[(field::detail, R11), (field::site, R10)]);
@@ -164,14 +174,21 @@ pub fn exits(
             start
         });
         exits.no_stub[view as usize] = no_stub;
-        exits.ways[view as usize] = [
+        let ways = [
             any,
             forward,
             indirect,
             unlinked,
             unlinked_forward,
             other_return,
+            leave,
         ];
+        exits.ways[view as usize] = ways;
+        for way in [Way::Any, Way::Unlinked, Way::UnlinkedForward, Way::Leave] {
+            exits.from_page[view as usize][way as usize] = asm.here();
+            add_page(&mut asm, view);
+            asm.jmp_to(ways[way as usize]);
+        }
     }
     exits.to_user = asm.here();
     asm.store(field::spill, RCX);
@@ -317,6 +334,19 @@ fn first_and_second(asm: &mut Asm, first: u8, second: u8) {
     asm.shr(first, 8);
     asm.and_imm32(first, TLB_INDEX);
     asm.xor(second, first);
+}
+
+/// Makes the distance from the page in R11 the linear address. Flags and R10 stay.
+fn add_page(asm: &mut Asm, view: View) {
+    asm.store(field::spill, RCX);
+    asm.load(RCX, field::page);
+    let sum = Mem::sum(R11, RCX);
+    if view.is_32bit() {
+        asm.lea32(R11, sum);
+    } else {
+        asm.lea(R11, sum);
+    }
+    asm.load(RCX, field::spill);
 }
 
 /// Goes a way with a direct jump that is not linked, or, each time so many have passed, to

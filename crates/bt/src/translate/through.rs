@@ -20,7 +20,7 @@
 
 use super::access::{Address, Holes, Restore, Slow, SlowPath};
 use super::{Building, Class, NO_SITE, NOT_EQUAL, Translator, field, stolen};
-use crate::emit::{FS, Hole, Mem, R10, R11, RCX, RSP};
+use crate::emit::{Asm, FS, Hole, Mem, R10, R11, RCX, RSP};
 use crate::window::BIT;
 use iced_x86::{Code, Instruction, OpKind, Register};
 
@@ -181,12 +181,20 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Jumps if an address in a register is not on a side. R10, or RCX if flags are kept, is lost.
-    fn ask(&mut self, register: u8, side: Side, restore: Restore) -> Hole {
+    /// Jumps if an address in a register is not on a side, far away or over less than 128 bytes. R10,
+    /// or RCX if flags are kept, is lost.
+    fn ask(&mut self, register: u8, side: Side, restore: Restore, far: bool) -> Hole {
+        let unless = |asm: &mut Asm, condition| match far {
+            true => asm.jcc(condition),
+            false => asm.jcc_short(condition),
+        };
         match side {
             Side::High if restore == Restore::Rcx => {
                 self.asm.pext_gs(RCX, register, field::WINDOW_BIT);
-                self.jump_on_zero(true)
+                match far {
+                    true => self.jump_on_zero(true),
+                    false => self.asm.jrcxz(),
+                }
             }
             Side::Low if restore == Restore::Rcx => {
                 self.asm.rorx(RCX, register, 32);
@@ -198,12 +206,12 @@ impl Building<'_, '_> {
             }
             Side::High => {
                 self.asm.bt(register, BIT);
-                self.asm.jcc(NOT_CARRY)
+                unless(&mut self.asm, NOT_CARRY)
             }
             Side::Low => {
                 self.asm.lea32(R10, Mem::base(register, 0));
                 self.asm.cmp(R10, register);
-                self.asm.jcc(NOT_EQUAL)
+                unless(&mut self.asm, NOT_EQUAL)
             }
         }
     }
@@ -214,7 +222,7 @@ impl Building<'_, '_> {
         if restore == Restore::Rcx {
             self.asm.store(field::spill, RCX);
         }
-        (self.ask(register, side, restore), restore)
+        (self.ask(register, side, restore, true), restore)
     }
 
     /// Asks on which side a register is, and leaves for the block that begins here if it is on the
@@ -309,7 +317,7 @@ impl Building<'_, '_> {
     /// The slow path of a question about R11 that was answered no, up to where the interpreter is wanted.
     pub(super) fn outside(&mut self, restore: Restore, back: u64, side: Side) {
         let other = side.other();
-        let neither = self.ask(R11, other, restore);
+        let neither = self.ask(R11, other, restore, false);
         self.raise(other, restore);
         self.asm.jmp_to(back);
         self.asm.bind(neither);
@@ -318,7 +326,7 @@ impl Building<'_, '_> {
 
     /// The same where the instruction stands twice, with `code` for it on the other side.
     pub(super) fn twice(&mut self, restore: Restore, back: u64, base: u8, side: Side, code: &[u8]) {
-        let neither = self.ask(base, side.other(), restore);
+        let neither = self.ask(base, side.other(), restore, false);
         self.give_back(restore);
         self.asm.raw(code);
         self.asm.jmp_to(back);
