@@ -352,6 +352,11 @@ impl Block {
         self.size.into()
     }
 
+    /// True if an offset in the code cache is in its code.
+    pub fn holds(&self, offset: u32) -> bool {
+        offset.wrapping_sub(self.host()) < self.size()
+    }
+
     /// Jumps of other blocks that lead here: the site number of the last one, which knows the one
     /// before; [`NO_NEXT`] if there is none.
     pub fn incoming(&self) -> u32 {

@@ -7,6 +7,7 @@ use crate::block::{
     Block, COUNT_BITS, COUNTS, Kind, LAST_IN_PAGE, NO_NEXT, SITES, Site, about, from,
 };
 use crate::cache::REGIONS;
+use crate::entry;
 use crate::targets::{HASH, Targets};
 use crate::vcpu::Map;
 use mem::RamOffset;
@@ -359,6 +360,11 @@ impl Blocks {
         }
     }
 
+    /// A key is about to be looked for: what that takes from memory is fetched meanwhile.
+    pub fn expect(&self, key: u64) {
+        entry::prefetch(&self.places[place(key).0]);
+    }
+
     /// The block of a key.
     pub fn find(&self, key: u64) -> Option<u32> {
         let (mut place, tag) = place(key);
@@ -568,6 +574,11 @@ impl Blocks {
 
     /// The block whose code holds an offset in the code cache.
     pub fn at_host(&self, offset: u32) -> Option<u32> {
+        // What asks is often a block that was just added, and wants to be linked, perhaps to the next.
+        let mut last = self.numbers(self.region).rev().take(2);
+        if let Some(last) = last.find(|last| self[*last].holds(offset)) {
+            return Some(last);
+        }
         let number = offset / self.size;
         let region = self.regions.get(number as usize)?;
         let stretch = (offset % self.size) as usize >> STRETCH;
@@ -579,8 +590,7 @@ impl Blocks {
         let some = &region.blocks[first..begins(stretch + 1)];
         let n = first + some.partition_point(|b| b.host() <= offset);
         let n = n.checked_sub(1)?;
-        let block = &region.blocks[n];
-        let inside = offset.wrapping_sub(block.host()) < block.size();
+        let inside = region.blocks[n].holds(offset);
         inside.then_some(number << BLOCK_BITS | n as u32)
     }
 

@@ -8,6 +8,7 @@
 
 use crate::area::Area;
 use core::arch::global_asm;
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use core::mem::offset_of;
 
 unsafe extern "C" {
@@ -15,6 +16,12 @@ unsafe extern "C" {
     fn moinho_bt_enter();
     /// Where translated code jumps to leave.
     fn moinho_bt_leave();
+}
+
+/// Asks for what is about to be read from memory.
+pub fn prefetch<T>(of: &T) {
+    // SAFETY: nothing but a hint to the processor, and the place is one that may be read.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(of).cast()) };
 }
 
 /// Host address that translated code jumps to in order to leave.

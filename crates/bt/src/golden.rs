@@ -436,6 +436,7 @@ impl Golden {
             page: &page,
             fixed: None,
             others: &|_| None,
+            links_to: &|_| (),
             next: None,
             next_key: 0,
             live: &live_flags,

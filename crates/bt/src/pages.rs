@@ -49,10 +49,7 @@ impl CodeCopies {
         }
         let copy = &mut self.0[place];
         if (copy.at, copy.generation) != (page, generation) {
-            for (n, bytes) in copy.bytes.chunks_exact_mut(8).enumerate() {
-                let word: u64 = memory.load(RamOffset(page.0 + 8 * n as u64));
-                bytes.copy_from_slice(&word.to_le_bytes());
-            }
+            memory.copy_page_out(page, &mut copy.bytes);
             (copy.at, copy.generation) = (page, generation);
             copy.mode = !mode;
         }

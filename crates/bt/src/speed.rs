@@ -46,6 +46,7 @@ fn translation_speed() {
                     page,
                     fixed: None,
                     others: &|_| None,
+                    links_to: &|_| (),
                     next: None,
                     next_key: 0,
                     live: &live_flags,

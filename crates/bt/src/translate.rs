@@ -43,7 +43,7 @@ pub use values::Entry;
 use values::Values;
 
 use crate::area::{Area, TLB_ENTRIES, VIEWS, View};
-use crate::block::{Kind, Site};
+use crate::block::{COUNT_BITS, Kind, Site};
 use crate::dump::Treatment;
 use crate::emit::{Asm, Mem, Pattern, R10, R11, RSP};
 use crate::pages::Liveness;
@@ -62,6 +62,7 @@ use x86::table::{self, Unit};
 
 /// Instructions in a block at most.
 const LONGEST: usize = 48;
+const _: () = assert!(LONGEST <= u64::BITS as usize && LONGEST < 1 << COUNT_BITS);
 /// The arithmetic flags in iced's encoding.
 const FLAGS: u32 = RflagsBits::OF
     | RflagsBits::SF
@@ -121,6 +122,8 @@ pub struct Source<'a> {
     /// Where pages are in RAM that fixed code may look into for the flags needed there, by their
     /// distance from this one.
     pub others: &'a dyn Fn(u64) -> Option<RamOffset>,
+    /// A jump to this offset in the page is about to be linked.
+    pub links_to: &'a dyn Fn(u16),
     /// The first bytes of the next page, if the block is one instruction that ends there.
     pub next: Option<[u8; 15]>,
     /// What is known of the flags needed in it, in this mode.
@@ -244,6 +247,7 @@ struct Spare {
     plan: Plan,
     kept: Vec<Kept>,
     slow: Vec<Slow>,
+    others: Vec<u8>,
     output: Output,
 }
 
@@ -378,15 +382,13 @@ impl Translator {
         } else {
             plan.clear(list.len());
         }
-        let mut again = Vec::new();
-        if through {
-            self.plan_again(&list, &mut again);
-        }
+        let again = if through { self.plan_again(&list) } else { 0 };
         let spare = &mut self.spare;
         let mut map = take(&mut spare.output.map);
         let code = take(&mut spare.output.code);
         let sites = take(&mut spare.output.sites);
         let (slow, kept) = (take(&mut spare.slow), take(&mut spare.kept));
+        let others = take(&mut spare.others);
         let mut block = Building {
             t: self,
             source,
@@ -401,7 +403,7 @@ impl Translator {
             sides: core::array::from_fn(|n| (n == usize::from(RSP)).then_some((Side::High, 0))),
             through: Mem::base(R11, 0),
             again: false,
-            others: Vec::new(),
+            others,
             by_tlb: false,
             values: source
                 .entry
@@ -451,7 +453,7 @@ impl Translator {
                 continue;
             }
             block.begin(i, needed[n], remakes[n]);
-            block.again = again.get(n).copied().unwrap_or(false);
+            block.again = again >> n & 1 != 0;
             if joined.is_none() {
                 block.ask_early(&list[n..], &needed[n..]);
             }
@@ -542,6 +544,7 @@ impl Translator {
             sites,
             accesses,
             slow,
+            others,
             ..
         } = block;
         #[cfg(test)]
@@ -557,6 +560,8 @@ impl Translator {
         let spare = &mut self.spare;
         (spare.slow, spare.kept) = (slow, kept);
         spare.kept.clear();
+        spare.others = others;
+        spare.others.clear();
         (spare.list, spare.needed, spare.plan) = (list, needed, plan);
         spare.remakes = remakes;
         Some(Output {

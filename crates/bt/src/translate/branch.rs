@@ -318,6 +318,7 @@ impl Building<'_, '_> {
             next: NO_NEXT,
         };
         self.links += 1;
+        (self.source.links_to)(target as u16);
         let site = self.site_at(target as u16, kind);
         self.slow.push(Slow {
             holes: Holes::One(hole),

@@ -28,6 +28,7 @@
 //!
 //! [`Source::copies`]: super::Source::copies
 
+use super::remake::bit;
 use super::stack::Straddled;
 use super::{
     Address, Building, Class, Holes, Slow, SlowPath, Translator, field, names_high_byte, sized,
@@ -299,25 +300,27 @@ impl Translator {
 
     /// True if an instruction writes a register that addresses are made of.
     fn writes(&mut self, i: &Instruction, key: Key) -> bool {
-        let (mut operands, others) = self.written_operands(i);
-        others || operands.any(|r| uses(key, r.full_register()))
+        let (operands, others) = self.written_operands(i);
+        let used = [key.0, key.1].into_iter().filter(|r| r.is_gpr());
+        others || used.fold(0, |all, r| all | bit(r)) & operands != 0
     }
 
-    /// The general registers among its operands that an instruction writes, and whether it writes
-    /// others, too.
-    pub(super) fn written_operands(
-        &mut self,
-        i: &Instruction,
-    ) -> (impl Iterator<Item = Register>, bool) {
-        let (written, i) = (self.written(i), *i);
-        let operands = (0..i.op_count())
-            .filter(move |k| written & 1 << k != 0 && i.op_kind(*k) == OpKind::Register)
-            .map(move |k| i.op_register(k))
-            .filter(|r| r.is_gpr());
-        (operands, written & OTHERS != 0)
+    /// The general registers among its operands that an instruction writes, a bit for each, and
+    /// whether it writes others, too.
+    pub(super) fn written_operands(&mut self, i: &Instruction) -> (u16, bool) {
+        let written = self.written(i);
+        let (mut rest, mut all) = (written & !OTHERS, 0);
+        while rest != 0 {
+            let k = rest.trailing_zeros();
+            rest &= rest - 1;
+            if i.op_kind(k) == OpKind::Register && i.op_register(k).is_gpr() {
+                all |= bit(i.op_register(k));
+            }
+        }
+        (all, written & OTHERS != 0)
     }
 
-    fn written(&mut self, i: &Instruction) -> Written {
+    pub(super) fn written(&mut self, i: &Instruction) -> Written {
         let place = i.code() as usize;
         if let Some(known) = self.written[place] {
             return known;

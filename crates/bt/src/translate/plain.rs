@@ -6,7 +6,7 @@ use super::through::Side;
 use super::{Building, field};
 use crate::area::Area;
 use crate::emit::{FS, Mem, R10, R11, RSI, RSP};
-use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use x86::mmu::Access;
 
 /// The number of a stolen register, if `r` is one or a part of one.
@@ -52,9 +52,10 @@ pub(super) fn popped(i: &Instruction) -> i32 {
 }
 
 impl Building<'_, '_> {
-    /// The stolen registers an instruction uses besides in its address: number, read, written.
-    fn stolen_operands(&mut self, i: &Instruction) -> Vec<(u8, bool)> {
-        let mut found: Vec<(u8, bool)> = Vec::new();
+    /// The stolen registers an instruction uses besides in its address, of which there are two at most:
+    /// number, written; and how many.
+    fn stolen_operands(&mut self, i: &Instruction) -> ([(u8, bool); 2], usize) {
+        let (mut found, mut count) = ([(0, false); 2], 0);
         for k in 0..i.op_count() {
             if i.op_kind(k) != OpKind::Register {
                 continue;
@@ -62,14 +63,16 @@ impl Building<'_, '_> {
             let Some(n) = stolen(i.op_register(k)) else {
                 continue;
             };
-            let access = self.t.info.info(i).op_access(k);
-            let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
-            match found.iter_mut().find(|f| f.0 == n) {
+            let written = self.t.written(i) >> k & 1 != 0;
+            match found[..count].iter_mut().find(|f| f.0 == n) {
                 Some(f) => f.1 |= written,
-                None => found.push((n, written)),
+                None => {
+                    found[count] = (n, written);
+                    count += 1;
+                }
             }
         }
-        found
+        (found, count)
     }
 
     pub(super) fn plain(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
@@ -84,12 +87,13 @@ impl Building<'_, '_> {
             again = self.t.encoder.take_buffer();
         }
         let bytes = if again.is_empty() { bytes } else { &again };
-        let used = self.stolen_operands(i);
-        for &(n, _) in &used {
+        let (used, count) = self.stolen_operands(i);
+        let used = &used[..count];
+        for &(n, _) in used {
             self.asm.load(n, Mem::gs(Area::home(n)));
         }
         self.asm.raw(bytes);
-        for &(n, written) in &used {
+        for &(n, written) in used {
             if written {
                 self.asm.store(Mem::gs(Area::home(n)), n);
             }
@@ -105,7 +109,8 @@ impl Building<'_, '_> {
     }
 
     pub(super) fn memory(&mut self, i: &Instruction, bytes: &[u8]) -> bool {
-        let used = self.stolen_operands(i);
+        let (used, count) = self.stolen_operands(i);
+        let used = &used[..count];
         let size = i.memory_size().size();
         let Some(access) = self.t.memory_use(i) else {
             return self.interpret();
@@ -119,7 +124,7 @@ impl Building<'_, '_> {
         let address = Address::Operand(*i);
         self.by_tlb |= borrow && !self.stays(&address);
         if self.by_window() {
-            return self.memory_through(i, bytes, (access, size as u8), &used);
+            return self.memory_through(i, bytes, (access, size as u8), used);
         }
         let place = Mem::base(R11, self.grouped.unwrap_or(0));
         if used.is_empty()
@@ -178,7 +183,7 @@ impl Building<'_, '_> {
         if let Some(&(n, _)) = used.first() {
             self.asm.load(R10, Mem::gs(Area::home(n)));
         }
-        self.asm.raw(&code);
+        self.asm.raw(&code.0[..code.1]);
         if let Some(&(n, true)) = used.first() {
             self.asm.store(Mem::gs(Area::home(n)), R10);
         }
@@ -193,14 +198,18 @@ impl Building<'_, '_> {
         bytes: &[u8],
         place: Mem,
         stolen_too: bool,
-    ) -> Option<Vec<u8>> {
-        if !stolen_too && let Some((bytes, len)) = with_place(i, bytes, place) {
-            return Some(bytes[..len].to_vec());
+    ) -> Option<Placed> {
+        if !stolen_too && let Some(placed) = with_place(i, bytes, place) {
+            return Some(placed);
         }
         let native = native(i, place);
         let encoded = self.t.encoder.encode(&native, 0).is_ok();
-        let bytes = self.t.encoder.take_buffer();
-        encoded.then_some(bytes)
+        let mut bytes = self.t.encoder.take_buffer();
+        let mut placed = ([0; 24], bytes.len());
+        placed.0[..bytes.len()].copy_from_slice(&bytes);
+        bytes.clear();
+        self.t.encoder.set_buffer(bytes);
+        encoded.then_some(placed)
     }
 
     /// An instruction that stands twice ([`super::through`]): its operand is off a base that is
@@ -230,8 +239,8 @@ impl Building<'_, '_> {
             self.asm.load(R10, Mem::gs(Area::home(n)));
             self.others.extend_from_slice(&self.asm.bytes[at..]);
         }
-        self.others.extend_from_slice(&second);
-        self.asm.raw(&first);
+        self.others.extend_from_slice(&second.0[..second.1]);
+        self.asm.raw(&first.0[..first.1]);
         let back = self.asm.bytes.len();
         if let Some(&(n, true)) = used.first() {
             self.asm.store(Mem::gs(Area::home(n)), R10);
@@ -353,9 +362,12 @@ impl Building<'_, '_> {
         self.asm.lea(RSP, Mem::base(RSP, -8));
     }
 }
+/// Bytes of an instruction, and how many they are.
+type Placed = ([u8; 24], usize);
+
 /// The bytes of an instruction of 64-bit code with its memory operand at a place, off R11 or as it
-/// is, and how many they are: without the encoder, which is slower. `None`: what only that can do.
-fn with_place(i: &Instruction, bytes: &[u8], place: Mem) -> Option<([u8; 24], usize)> {
+/// is: without the encoder, which is slower. `None`: what only that can do.
+fn with_place(i: &Instruction, bytes: &[u8], place: Mem) -> Option<Placed> {
     if place.base != Some(R11) {
         let (mut out, len) = ([0; 24], usize::from(place.segment != 0));
         out[0] = place.segment;

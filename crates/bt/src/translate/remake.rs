@@ -32,7 +32,8 @@ type Known = Option<(Remake, u16)>;
 /// RSP.
 const STACK: u16 = 1 << 4;
 
-fn bit(r: Register) -> u16 {
+/// The bit of a general register.
+pub(super) fn bit(r: Register) -> u16 {
     1 << (r.full_register().number() & 15)
 }
 
@@ -64,7 +65,6 @@ impl Translator {
     /// The general registers that an instruction may write.
     pub(super) fn registers_written(&mut self, i: &Instruction, class: Class) -> u16 {
         let (operands, others) = self.written_operands(i);
-        let operands = operands.fold(0, |all, r| all | bit(r));
         let others = match class {
             _ if !others => 0,
             Class::Push | Class::Pop | Class::Call | Class::CallIndirect | Class::Return => STACK,

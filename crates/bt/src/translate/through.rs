@@ -411,14 +411,9 @@ impl Building<'_, '_> {
 }
 
 impl Translator {
-    /// For each instruction, whether one behind it wants to know of its operand's base.
-    pub(super) fn plan_again(
-        &mut self,
-        list: &[(Instruction, Class, usize)],
-        again: &mut Vec<bool>,
-    ) {
-        again.clear();
-        again.resize(list.len(), false);
+    /// For each instruction, a bit: whether one behind it wants to know of its operand's base.
+    pub(super) fn plan_again(&mut self, list: &[(Instruction, Class, usize)]) -> u64 {
+        let mut again = 0;
         let mut soon = 0u16;
         for (n, (i, class, _)) in list.iter().enumerate().rev() {
             soon &= !self.registers_written(i, *class);
@@ -430,10 +425,11 @@ impl Translator {
                 _ => None,
             };
             if let Some((base, _)) = base {
-                again[n] = soon >> base & 1 != 0;
+                again |= u64::from(soon >> base & 1) << n;
                 soon |= 1 << base;
             }
         }
+        again
     }
 }
 

@@ -92,14 +92,14 @@ impl Building<'_, '_> {
         let popped = (class == Class::Pop)
             .then(|| stack.and_then(|a| (entry.read)(a)))
             .flatten();
-        let (operands, others) = self.t.written_operands(i);
-        let written: Vec<Register> = operands.collect();
+        let (mut written, others) = self.t.written_operands(i);
         if others && moved == 0 {
             self.values = [None; 16];
             return;
         }
-        for register in written {
-            self.values[register.full_register().number() & 15] = None;
+        while written != 0 {
+            self.values[written.trailing_zeros() as usize] = None;
+            written &= written - 1;
         }
         if moved != 0 {
             self.values[4] = stack.map(|a| a.wrapping_add_signed(moved));

@@ -395,6 +395,8 @@ impl BtVcpu {
                 let at = self.host_mmu.place_of(linear)?;
                 (at.0 & 0xfff <= 0xff8).then(|| self.memory.load::<u64>(at))
             };
+            let blocks = &self.blocks;
+            let links_to = |rip: u16| blocks.expect(target & !0xfff | u64::from(rip));
             let s = &self.interp.cpu().s;
             let entry = (view == View::Window).then_some(Entry {
                 gpr: s.gpr,
@@ -409,6 +411,7 @@ impl BtVcpu {
                 fixed,
                 guards: distance.is_none(),
                 others: &others,
+                links_to: &links_to,
                 live: &copy.live,
                 next,
                 next_key,
