@@ -925,11 +925,16 @@ fn interrupts_when_enabled(enable: impl Fn(&mut CodeAssembler) -> Result<(), Ice
         let seen = over.clone();
         let thread = std::thread::spawn(move || {
             let pause = || std::thread::sleep(Duration::from_millis(20));
-            while ram.read_word::<u64>(Gpa(FLAG + 8)).unwrap() < 1000 {
-                pause();
-            }
+            let rounds = || ram.read_word::<u64>(Gpa(FLAG + 8)).unwrap();
+            let goes_round = |until: u64| {
+                while rounds() < until {
+                    pause();
+                }
+            };
+            goes_round(1000);
             signals.raise(Signals::INTR);
-            pause();
+            // However busy the host is.
+            goes_round(rounds() + 1000);
             let left = signals.get();
             ram.write_word(Gpa(FLAG), 1u32).unwrap();
             for _ in 0..200 {
