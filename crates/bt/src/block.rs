@@ -1,4 +1,4 @@
-//! What the engine remembers of translated code. There is about as much of it as of the code, so
+//! What the engine remembers of translated code. There is half as much of it as of the code, though
 //! it is packed; [`crate::blocks`] holds it.
 
 use crate::cache::REGIONS;
