@@ -3,6 +3,7 @@
 //! indirect branch targets.
 
 use crate::marks::{Flags, Marks};
+use crate::vcpu::Program;
 use core::mem::offset_of;
 use x86::mmu::Access;
 
@@ -422,6 +423,8 @@ pub struct Area {
     pub space: u64,
     /// Single-page flushes these tables have seen.
     pub pages_seen: u64,
+    /// The program of that address space.
+    pub program: Program,
     /// The part of the mode that all views share, when the branch tables were filled.
     pub control: u64,
     /// The privilege level plus one for which each view's branch table was filled; 0: none.

@@ -113,8 +113,8 @@ fn memory_file(size: usize) -> std::io::Result<File> {
 impl Deref for OwnedArea {
     type Target = Area;
     fn deref(&self) -> &Area {
-        // SAFETY: mapped for as long as this value lives; every field is an integer or an array of
-        // integers, of which zero is a value. The parts that other areas share are not borrowed
+        // SAFETY: mapped for as long as this value lives; every field is made of integers and truth
+        // values, of which zero is one. The parts that other areas share are not borrowed
         // by way of two of them at once: each function of an area looks at its own.
         unsafe { self.at.as_ref() }
     }

@@ -92,6 +92,8 @@ switches! {
     fixed_flags = "fixed-flags";
     /// has the host's MMU check user memory of a program that computes for long
     window = "window";
+    /// lets a program into that as it begins which has computed for long before
+    known = "known";
     /// makes the code of such a program for its linear address
     settled = "settled";
     /// keeps what the kernel's tables hold of global pages from one address space to the next

@@ -5,6 +5,7 @@
 mod blocks;
 mod fixed;
 mod host_mmu;
+mod programs;
 mod run;
 mod settled;
 mod spaces;
@@ -30,6 +31,7 @@ use host_mmu::HostMmu;
 pub(crate) use host_mmu::LONG;
 use iced_x86::Code;
 use mem::GuestMemory;
+pub(crate) use programs::Program;
 use settled::{SETTLED, Settled};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};

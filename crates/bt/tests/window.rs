@@ -5,6 +5,8 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(missing_docs)]
 
+#[path = "window/known.rs"]
+mod known;
 #[path = "window/rig.rs"]
 mod rig;
 #[path = "window/stack.rs"]

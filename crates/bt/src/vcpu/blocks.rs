@@ -201,7 +201,7 @@ impl BtVcpu {
     /// The block at RIP; `None` if the interpreter must deal with what is there.
     pub(super) fn find(&mut self, bus: &mut dyn Bus) -> Option<u32> {
         self.stats.lookups += 1;
-        let settled = self.settles();
+        let settled = self.settles() || self.is_wanted_settled();
         self.find_settled(bus, settled)
     }
 
@@ -218,6 +218,13 @@ impl BtVcpu {
         let Place::Ram(at) = place else { return None };
         let x_cpl = x.s.cpl;
         let global = x.tlb.is_global(Access::Execute, linear);
+        if matches!(view, View::User | View::Window) {
+            self.note_code(bus, linear, at);
+        }
+        let x = Exec {
+            cpu: self.interp.cpu(),
+            bus,
+        };
         let mode = mode(&x, view)
             | match view {
                 View::Window if settled => self.settled_mode(linear, at),

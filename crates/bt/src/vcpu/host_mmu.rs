@@ -1,12 +1,16 @@
 //! Which address space goes through the window ([`crate::window`]), and what of it is mapped there.
 //!
 //! A page costs some microseconds to map, so this is for programs that compute for long: for the one
-//! address space that has had the processor nearly for itself for a while, in ring 3. Where several
-//! processors want the window they share it or have it by turns ([`crate::turns`]).
+//! address space that has had the processor nearly for itself for a while, in ring 3, or whose program is
+//! known for that ([`super::programs`]). Where several processors want the window they share it or have it
+//! by turns ([`crate::turns`]).
 
-use super::{BtVcpu, Stats};
+use super::programs::Programs;
+use super::settled::{CALM, calm};
+use super::{BtVcpu, Program, Stats};
 use crate::area::{DataTables, TLB_ENTRIES, TlbEntry, View};
 use crate::signal;
+use crate::tsc::thread_time;
 use crate::turns::{Held, Lease, window_possible};
 use crate::window::{self, MOST, Mapped, Window};
 use mem::{PAGE_SIZE, RamOffset};
@@ -20,7 +24,9 @@ use x86::state::{CpuState, efer, seg};
 pub(crate) const LONG: Duration = Duration::from_millis(20);
 /// The most that is known of it.
 const LONGEST: Duration = Duration::from_millis(60);
-/// Of the time between two looks no more counts: the guest may have slept.
+/// The part of [`LONG`] that makes a program known ([`super::programs`]).
+const KNOWN: f32 = 0.3;
+/// Of the time between two looks no more counts: much else may have been between.
 const SAMPLE: Duration = Duration::from_millis(10);
 /// Pages around one that has faulted are mapped with it, if the program has used them: so many,
 /// aligned.
@@ -30,7 +36,7 @@ const AROUND: u64 = 8;
 const FEW: usize = 16;
 
 /// What tells an address space: the bits of CR3, and how its tables are read.
-fn base_of(s: &CpuState) -> u64 {
+pub(super) fn base_of(s: &CpuState) -> u64 {
     s.cr3 & 0x000f_ffff_ffff_f000 | u64::from(s.efer & efer::NXE != 0)
 }
 
@@ -38,10 +44,13 @@ fn base_of(s: &CpuState) -> u64 {
 struct Tenant {
     /// See [`base_of`].
     base: u64,
+    program: Program,
+    /// When it has been seen to compute.
+    seen: Instant,
     /// What of the guest's flushes it has seen ([`x86::mmu::History`]).
     space: u64,
     pages_seen: u64,
-    /// For how long hardly any of its code has been new.
+    /// For how long hardly any of its code has been looked for.
     calm: Duration,
     /// Looks at which the window had cost more than it can have gained, less the others.
     strikes: u32,
@@ -52,12 +61,6 @@ struct Tenant {
 const STRIKES: u32 = 4;
 const BARRED: Duration = Duration::from_millis(200);
 const BARRED_LONGEST: Duration = Duration::from_secs(20);
-
-/// Code is made for its linear address ([`super::settled`]) where for so long no more than so many
-/// blocks a millisecond have been new: while a program goes on to other code all the time that would be
-/// made for the next run of it, too, which has its libraries elsewhere.
-const CALM: Duration = Duration::from_millis(12);
-const NEW_BLOCKS: u64 = 6;
 
 /// What there is to know of the window.
 pub(super) struct HostMmu {
@@ -72,14 +75,18 @@ pub(super) struct HostMmu {
     /// The program that has computed for longest of late, by its address space and its thread's FS base
     /// (the next program may get the same tables), and how much longer than the others.
     first: ((u64, u64), Duration),
-    last_look: Instant,
-    /// Blocks translated until then, and what the window had cost, in microseconds.
-    blocks: u64,
+    /// The thread's time at the last look.
+    last_look: Duration,
+    /// Blocks looked for until then, and what the window had cost, in microseconds.
+    lookups: u64,
     cost: u64,
     /// An address space that had better do without, until when, and for how long that is.
     barred: (u64, Instant, Duration),
     /// This one is to go through the window from now on.
     due: Option<u64>,
+    pub(super) programs: Programs,
+    /// The linear address of a page that the guest is about to map.
+    awaited: Option<u64>,
 }
 
 impl HostMmu {
@@ -90,11 +97,13 @@ impl HostMmu {
             has_had: false,
             tenant: None,
             first: ((0, 0), Duration::ZERO),
-            last_look: Instant::now(),
-            blocks: 0,
+            last_look: Duration::ZERO,
+            lookups: 0,
             cost: 0,
             barred: (0, Instant::now(), BARRED),
             due: None,
+            programs: Programs::default(),
+            awaited: None,
         }
     }
 
@@ -124,6 +133,19 @@ impl HostMmu {
         Some(RamOffset(mapped.at.0 | linear & (PAGE_SIZE - 1)))
     }
 
+    /// An address space is to go through the window.
+    pub(super) fn let_in(&mut self, base: u64) {
+        if self.after.is_some() {
+            self.due = Some(base);
+        }
+    }
+
+    /// The program of another address space that goes through the window and has computed of late.
+    pub(super) fn rival(&self, base: u64) -> Option<Program> {
+        let other = self.tenant.as_ref().filter(|t| t.base != base)?;
+        (other.seen.elapsed() < SAMPLE).then_some(other.program)
+    }
+
     /// True if an address space may be chosen at any moment: for tests.
     pub(super) fn at_once(&self) -> bool {
         self.after == Some(Duration::ZERO)
@@ -137,7 +159,13 @@ impl BtVcpu {
             return;
         };
         let now = Instant::now();
-        let passed = now - std::mem::replace(&mut self.host_mmu.last_look, now);
+        // Where everybody is let in nobody needs it, and looks are many.
+        let time = if self.host_mmu.at_once() {
+            Duration::ZERO
+        } else {
+            thread_time()
+        };
+        let passed = time.saturating_sub(std::mem::replace(&mut self.host_mmu.last_look, time));
         let passed = passed.min(SAMPLE);
         if let Some(lease) = &self.host_mmu.lease
             && lease.is_wanted(after)
@@ -149,7 +177,9 @@ impl BtVcpu {
             return;
         }
         let base = base_of(&cpu.s);
-        let program = (base, cpu.s.seg[usize::from(seg::FS)].base);
+        let fs_base = cpu.s.seg[usize::from(seg::FS)].base;
+        self.note_time(time, passed, after.mul_f32(KNOWN));
+        let program = (base, fs_base);
         let m = &mut self.host_mmu;
         let (of, time) = &mut m.first;
         if *of == program {
@@ -159,8 +189,8 @@ impl BtVcpu {
         } else {
             (*of, *time) = (program, passed);
         }
-        let (blocks, cost) = (self.stats.blocks, window_cost(&self.stats));
-        let new = blocks - std::mem::replace(&mut m.blocks, blocks);
+        let (lookups, cost) = (self.stats.lookups, window_cost(&self.stats));
+        let looked = lookups - std::mem::replace(&mut m.lookups, lookups);
         let spent = cost - std::mem::replace(&mut m.cost, cost);
         let known = m.tenant.as_mut().filter(|t| t.base == base);
         let here = known.is_some();
@@ -169,14 +199,10 @@ impl BtVcpu {
         }
         let (mut settles, mut dear) = (false, false);
         if let Some(tenant) = known {
+            tenant.seen = now;
             let before = tenant.calm;
-            let few = u128::from(NEW_BLOCKS) * (passed.as_micros() / 1000 + 2);
-            if u128::from(new) <= few {
-                tenant.calm = (before + passed).min(CALM);
-            } else if before < CALM || u128::from(new) > 8 * few {
-                tenant.calm = Duration::ZERO;
-            }
-            settles = before < CALM && tenant.calm == CALM;
+            tenant.calm = calm(before, passed, looked);
+            settles = before < CALM && tenant.calm >= CALM;
             tenant.strikes = if u128::from(spent) > passed.as_micros() / 2 + 300 {
                 tenant.strikes + 1
             } else {
@@ -187,11 +213,14 @@ impl BtVcpu {
         let barred = m.barred.0 == base && now < m.barred.1;
         let long = *of == program && *time >= after;
         let due = !here && !barred && (long || Lease::can_join(&self.memory, base, after));
-        m.due = due.then_some(base);
+        if due {
+            m.due = Some(base);
+        }
         if dear {
             let again = m.barred.0 == base;
             let time = if again { m.barred.2 * 2 } else { BARRED }.min(BARRED_LONGEST);
             m.barred = (base, now + time, time);
+            m.programs.costs(&self.area.program);
             return self.close_window();
         }
         if settles && self.switches.settled {
@@ -245,6 +274,8 @@ impl BtVcpu {
         self.stats.windows += 1;
         let tenant = Tenant {
             base,
+            program: self.area.program,
+            seen: Instant::now(),
             space: self.history.space,
             pages_seen: self.history.pages,
             calm: Duration::ZERO,
@@ -338,6 +369,11 @@ impl BtVcpu {
         if self.area.window == 0 {
             return;
         }
+        self.look_at_flushed(bus);
+        self.map_awaited(bus);
+    }
+
+    fn look_at_flushed(&mut self, bus: &mut dyn Bus) {
         let Some(tenant) = &mut self.host_mmu.tenant else {
             return;
         };
@@ -452,26 +488,60 @@ impl BtVcpu {
         let page = Window::host(linear)? & !(PAGE_SIZE - 1);
         let mut window = self.host_mmu.window()?;
         let now = self.used(bus, &mut window, linear, true)?;
+        self.note_program(bus, linear, now.at);
         if access == Access::Write && !now.writable {
             return None;
         }
+        self.map_around(bus, &mut window, page, now);
+        self.area.fault = fault;
+        // Gone if the host would not map it.
+        self.host_mmu.tenant.is_some().then_some(self.exits.again)
+    }
+
+    /// Maps a page that the program uses, and those around it that it has used.
+    fn map_around(&mut self, bus: &mut dyn Bus, window: &mut Held, page: u64, mapped: Mapped) {
         let first = page & !(AROUND * PAGE_SIZE - 1);
         let mut pages = Vec::new();
         for near in (0..AROUND).map(|n| first + n * PAGE_SIZE) {
             if near == page {
-                pages.push((page, now));
+                pages.push((page, mapped));
             } else if window.get(near).is_none()
                 && let Some(linear) = Window::linear(near)
-                && let Some(used) = self.used(bus, &mut window, linear, true)
+                && let Some(used) = self.used(bus, window, linear, true)
             {
                 pages.push((near, used));
             }
         }
-        self.map(&mut window, &pages);
+        self.map(window, &pages);
         self.stats.window_fills += 1;
-        self.area.fault = fault;
-        // Gone if the host would not map it.
-        self.host_mmu.tenant.is_some().then_some(self.exits.again)
+    }
+
+    /// The host has faulted at an access that the interpreter has done since: if that was a page fault of
+    /// the guest, its page is mapped as soon as the program goes on.
+    pub(super) fn await_page(&mut self) {
+        if self.area.window != 0 && self.interp.cpu().s.cpl != 3 {
+            self.host_mmu.awaited = Window::linear(signal::last_fault().address);
+        }
+    }
+
+    /// True if translated code must not go back to ring 3 without the dispatcher.
+    pub(super) fn awaits_page(&self) -> bool {
+        self.area.window != 0 && self.host_mmu.awaited.is_some()
+    }
+
+    /// Maps the page that the program has waited for, if it is about to go on.
+    fn map_awaited(&mut self, bus: &mut dyn Bus) {
+        if !self.awaits_page() || self.window_closed() || self.interp.cpu().s.cpl != 3 {
+            return;
+        }
+        let awaited = self.host_mmu.awaited.take();
+        if let Some(linear) = awaited.map(|linear| linear & !(PAGE_SIZE - 1))
+            && let Some(page) = Window::host(linear)
+            && let Some(mut window) = self.host_mmu.window()
+            && let Some(used) = self.used(bus, &mut window, linear, true)
+        {
+            self.map_around(bus, &mut window, page, used);
+        }
     }
 
     /// Pages have been marked since: what holds code or is clean must not be written any more.

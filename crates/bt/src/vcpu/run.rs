@@ -5,7 +5,7 @@ use super::{
     BtVcpu, HOST_FLAGS, LASTING, bar, broken, control, is_translatable, mode, user_selectors, view,
     view_of_code,
 };
-use crate::area::TlbEntry;
+use crate::area::{TlbEntry, View};
 use crate::block::{Block, Kind, Site};
 use crate::entry;
 use crate::signal;
@@ -262,7 +262,9 @@ impl BtVcpu {
         self.finish_pushes(block);
         // The fault comes before any event: the instruction may stand behind STI.
         self.bring_vector_in();
-        match self.interpret(bus, 1, true) {
+        let stop = self.interpret(bus, 1, true);
+        self.await_page();
+        match stop {
             Stop::Budget => None,
             other => Some(other),
         }
@@ -332,6 +334,7 @@ impl BtVcpu {
     pub(super) fn enter(&mut self, bus: &mut dyn Bus, host: u64) {
         let mask = self.pin_mask();
         let view = self.view();
+        let awaits = self.awaits_page();
         let cpu = self.interp.cpu();
         let area = &mut *self.area;
         area.note_calls(view);
@@ -381,7 +384,7 @@ impl BtVcpu {
             let segment = &s.seg[usize::from(*n)];
             segment.selector & !3 == 0 || segment.attributes.dpl() == 3
         });
-        area.iret_bad = (!kept || s.nmi_blocked).into();
+        area.iret_bad = (!kept || s.nmi_blocked || awaits).into();
         area.sites = self.blocks.sites.as_ptr() as u64;
         area.cache = self.cache.range().0;
         area.target = host;
@@ -512,6 +515,9 @@ impl BtVcpu {
             return false;
         }
         self.memory.take(at);
+        if view == View::User {
+            self.note_program(bus, linear, at);
+        }
         let host = self.memory.base() as u64 + (at.0 & !0xfff);
         let entry = TlbEntry {
             negated_page: (linear & !0xfff).wrapping_neg(),

@@ -8,7 +8,9 @@
 //! again if a program has it at the same address, and goes if one has it at another.
 
 use super::{BtVcpu, Map};
+use crate::block::Kind;
 use mem::{PAGE_SIZE, RamOffset};
+use std::time::Duration;
 use x86::Bus;
 use x86::exec::Exec;
 use x86::mmu::Access;
@@ -18,6 +20,32 @@ const PAGES: usize = 8192;
 
 /// The bit of a mode that says that its code is settled.
 pub(super) const SETTLED: u64 = 1 << 46;
+
+/// A program is calm when for so long the dispatcher has looked for no more than so many blocks a
+/// millisecond: while it goes on to other code all the time, that would be made for the next run of it,
+/// too, which has its libraries elsewhere.
+pub(super) const CALM: Duration = Duration::from_millis(12);
+const LOOKUPS: u64 = 12;
+/// What is known of that afterwards: when it is no longer calm, for so much longer its code is settled.
+const CALMEST: Duration = Duration::from_millis(24);
+
+/// For how long a program is calm, if it was so for some time `before`, and some time has `passed` with
+/// so many lookups.
+pub(super) fn calm(before: Duration, passed: Duration, lookups: u64) -> Duration {
+    let few = u128::from(LOOKUPS) * (passed.as_micros() / 1000 + 2);
+    let lookups = u128::from(lookups);
+    if lookups <= few {
+        let now = before + passed;
+        if now < CALM { now } else { CALMEST }
+    } else if before < CALM {
+        Duration::ZERO
+    } else if lookups > 8 * few {
+        // Perhaps it is the settled code that is being made.
+        before.saturating_sub(passed)
+    } else {
+        before
+    }
+}
 
 /// Where a page of code is, or was.
 struct Place {
@@ -90,6 +118,20 @@ impl BtVcpu {
                 SETTLED
             }
         }
+    }
+
+    /// True if the jump for which a block is looked for is in settled code: it leads to such code, too, or
+    /// it would never be linked.
+    pub(super) fn is_wanted_settled(&self) -> bool {
+        if self.settled.is_empty() {
+            return false;
+        }
+        let site = self.wanted.and_then(|site| self.blocks.site(site));
+        let Some(Kind::Link { patch, .. }) = site.map(|site| site.kind) else {
+            return false;
+        };
+        let block = self.blocks.at_host(patch);
+        block.is_some_and(|n| self.targets.mode_of(self.blocks[n].mode()) & SETTLED != 0)
     }
 
     /// The settled blocks of a page in RAM.

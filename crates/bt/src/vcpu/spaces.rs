@@ -1,6 +1,7 @@
 //! The tables kept for each address space: which fit now, and what the guest's flushes, code
 //! writes and new code pages take from them.
 
+use super::host_mmu::base_of;
 use super::{BtVcpu, RECENT, large_region};
 use crate::area::View;
 use crate::areas::OwnedArea;
@@ -49,6 +50,10 @@ impl BtVcpu {
     pub(super) fn enter_space(&mut self, history: &History) {
         let kept = |a: &OwnedArea| self.switches.spaces && a.space == history.space;
         let found = self.spare.iter().position(kept);
+        let fresh = found.is_none().then(|| {
+            let base = base_of(&self.interp.cpu().s);
+            self.program_of(base)
+        });
         // If there is none the one that was left first.
         let mut next = self.spare.remove(found.unwrap_or(0));
         if self.switches.share && history.globals == self.history.globals {
@@ -57,11 +62,12 @@ impl BtVcpu {
             self.area.flush_shared();
         }
         next.follow(&mut self.area);
-        if found.is_none() {
+        if let Some(program) = fresh {
             next.flush_own();
             next.prepare(false);
             next.space = history.space;
             next.pages_seen = self.area.pages_seen;
+            next.program = program;
         }
         signal::set_gs(std::ptr::from_ref(&*next) as u64);
         self.spare.push(std::mem::replace(&mut self.area, next));
