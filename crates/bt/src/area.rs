@@ -392,6 +392,8 @@ pub struct Area {
     pub fault: Fault,
     /// FS base of the guest.
     pub fs_base: u64,
+    /// The same for accesses through the window: what FS leads to it from ([`crate::translate::way`]).
+    pub fs_way: u64,
     /// GS base of the guest.
     pub gs_base: u64,
     /// Added to an address by way of FS in 32-bit code: zero, or [`BARRED`] where the segment does

@@ -38,7 +38,7 @@ use plain::{is_scan, names_high_byte, popped, sized, stolen};
 use remake::Remake;
 use shared::CODE_PAGE_INDEX;
 pub use shared::{Exits, NO_SITE, exits};
-pub use through::Side;
+pub use through::{Side, way};
 pub use values::Entry;
 use values::Values;
 

@@ -414,6 +414,110 @@ fn a_jump_by_a_word_in_memory_leads_where_that_says_each_time() {
 }
 
 #[test]
+fn a_conversion_whose_store_faults_has_set_mxcsr() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
+    compare(
+        &|rig| {
+            rig.program(&|a| {
+                let (mut again, mut behind) = (a.create_label(), a.create_label());
+                a.mov(r14, DATA)?;
+                a.mov(dword_ptr(r14), 0x1f80)?;
+                // A number that is no half. The physical processor sets the flag first, too.
+                a.mov(dword_ptr(r14 + 4), 0x3eaa_aaab)?;
+                a.vbroadcastss(xmm1, dword_ptr(r14 + 4))?;
+                a.mov(ecx, 3)?;
+                a.set_label(&mut again)?;
+                a.ldmxcsr(dword_ptr(r14))?;
+                a.lea(r15, qword_ptr(behind))?;
+                a.lea(rbx, qword_ptr(r14 + (DATA_PAGES << 12) as i32))?;
+                a.vcvtps2ph(qword_ptr(rbx), xmm1, 4)?;
+                a.set_label(&mut behind)?;
+                a.stmxcsr(dword_ptr(r14 + rcx * 8 + 8))?;
+                a.vcvtps2ph(qword_ptr(r14 + rcx * 8 + 0x100), xmm1, 4)?;
+                a.stmxcsr(dword_ptr(r14 + rcx * 8 + 12))?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.mov(r15d, 0)
+            });
+        },
+        &|rig| {
+            is_in_the_window(rig, 2000);
+            assert_eq!(rig.noted().len(), 3);
+            assert_eq!(rig.read(DATA_AT + 16), 0x1fa0_0000_1fa0);
+        },
+    );
+}
+
+#[test]
+fn operands_off_the_fs_base_are_where_that_says_each_time() {
+    if !bt::window_possible() {
+        return println!("skipped: this host has no window");
+    }
+    const BASES: [u64; 12] = [
+        DATA + 0x800,
+        LOW + 0x800,
+        // Across borders, of pages and of what is mapped.
+        DATA + 0xff8 - 0x2c,
+        DATA + (DATA_PAGES << 12) - 0x2c,
+        LOW + 0x1000 - 0x2c,
+        LOW - 0x30,
+        // Where nothing is, on either side and on none.
+        0,
+        0x20,
+        (1 << 32) - 0x10,
+        1 << 45,
+        (1 << 46) - 8,
+        (1 << 47) - 0x30,
+    ];
+    compare(
+        &|rig| {
+            for n in 0..DATA_PAGES << 9 {
+                rig.word(DATA_AT + 8 * n, 0x1_0001 * n);
+            }
+            rig.program(&|a| {
+                a.mov(rbx, DATA + 0x2_0000)?;
+                for round in 0..3u32 {
+                    for base in BASES {
+                        a.mov(rax, base)?;
+                        if base >> 32 == 0 && round == 1 {
+                            a.wrfsbase(eax)?;
+                        } else {
+                            a.wrfsbase(rax)?;
+                        }
+                        // A fault goes on at the next part.
+                        let mut part = |body: Part| {
+                            let mut next = a.create_label();
+                            a.lea(r15, qword_ptr(next))?;
+                            a.cmp(eax, 7)?;
+                            body(a)?;
+                            a.setc(al)?;
+                            a.movzx(eax, al)?;
+                            a.add(qword_ptr(rbx), rax)?;
+                            a.set_label(&mut next)?;
+                            a.add(rbx, 8)
+                        };
+                        part(|a| {
+                            a.mov(rcx, qword_ptr(0x28).fs())?;
+                            a.mov(qword_ptr(rbx), rcx)
+                        })?;
+                        part(|a| a.mov(qword_ptr(-0x40).fs(), rsi))?;
+                        part(|a| a.adc(dword_ptr(0x2a).fs(), 1))?;
+                        part(|a| a.movups(xmmword_ptr(8).fs(), xmm1))?;
+                    }
+                }
+                a.mov(r15d, 0)
+            });
+        },
+        &|rig| {
+            is_in_the_window(rig, 2000);
+            assert!(rig.noted().len() > 40);
+        },
+    );
+}
+
+#[test]
 fn an_address_space_sees_its_own_pages_alone() {
     if !bt::window_possible() {
         return println!("skipped: this host has no window");

@@ -12,6 +12,13 @@ use crate::emit::{Asm, Hole, Mem, Pattern, R10, R11, RCX, RSP};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use x86::mmu::Access;
 
+/// Where a jump by a word in memory leads.
+pub(super) struct Usual {
+    target: u64,
+    /// From the page of the jump.
+    distance: u64,
+}
+
 impl Building<'_, '_> {
     /// Writes the return address at this offset from the page to the stack, and leaves it in R10;
     /// [`Self::enter_call`] moves the stack pointer.
@@ -34,9 +41,9 @@ impl Building<'_, '_> {
         }
     }
 
-    /// Where a jump by a word at a constant address leads now, relative to the page, in settled code:
-    /// a function in another library, mostly, to which it leads for ever.
-    pub(super) fn usual_target(&self, i: &Instruction) -> Option<u64> {
+    /// Where a jump by a word at a constant address leads now, in settled code: to a function of
+    /// another library, mostly, and for ever.
+    pub(super) fn usual_target(&self, i: &Instruction) -> Option<Usual> {
         let page = self.source.fixed?;
         let entry = self.source.entry.as_ref()?;
         let constant = i.memory_base() == Register::RIP;
@@ -47,16 +54,15 @@ impl Building<'_, '_> {
         let distance = target.wrapping_sub(page);
         // Links reach so far.
         let reaches = i32::try_from(distance as i64 >> 12).is_ok();
-        (target >> 47 == 0 && reaches).then_some(distance)
+        (target >> 47 == 0 && reaches).then_some(Usual { target, distance })
     }
 
     /// Goes there by a jump that can be linked, if it still leads there.
-    pub(super) fn jump_as_usual(&mut self, i: &Instruction, target: u64) {
-        let asked = self.listen(target);
+    pub(super) fn jump_as_usual(&mut self, i: &Instruction, usual: Usual) {
+        let asked = self.listen(usual.distance);
         self.target(i);
         self.asm.store(field::spill, RCX);
-        self.linear(R10, target);
-        self.asm.not(R10);
+        self.asm.mov_imm(R10, !usual.target);
         let difference = Mem {
             disp: 1,
             ..Mem::sum(R10, R11)
@@ -73,7 +79,7 @@ impl Building<'_, '_> {
             site,
             what: SlowPath::Indirect,
         });
-        self.go_on(target, true, asked);
+        self.go_on(usual.distance, true, asked);
     }
 
     /// Goes on at the RIP in R11 in a view, without touching flags.

@@ -12,7 +12,7 @@ macro_rules! fields {
 mod named {
     use super::*;
     fields!(page passes rip reason detail site slot group spill value saved sites cache targets hash target pins bell pin_mask
-        pins_off pins_on fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
+        pins_off pins_on fs_way fs_base gs_base high high_off high_on ring syscall_bad iret_bad lstar
         kernel_cs kernel_ss user_cs user_ss cs ss ds es fs gs tsc_base tsc_factor tsc_add tsc_aux fs_bar gs_bar kernel_gs_base host_rsp
         cr0 cr2 cr3 cr4 xcr0 image image_last lahf window from_window);
 }

@@ -1,9 +1,11 @@
 //! Registers of the system that programs and kernels read all the time: selectors, the bases of
 //! FS and GS, the time-stamp counter.
 
-use super::{Address, Building, NOT_EQUAL, field, stolen};
+use super::through::NO_WAY;
+use super::{Address, Building, EQUAL, NOT_EQUAL, field, stolen};
 use crate::area::Area;
 use crate::emit::{Mem, R10, R11, RAX, RCX, RDX};
+use crate::window::BIT;
 use iced_x86::{Code, Instruction, OpKind, Register};
 use x86::mmu::Access;
 
@@ -97,11 +99,42 @@ impl Building<'_, '_> {
             self.asm.cmp(R10, R11);
             let odd = self.asm.jcc(NOT_EQUAL);
             self.bail_after(vec![odd], borrowed);
+            if fs {
+                self.find_way();
+            }
             self.give_back(borrowed);
         } else {
             self.asm.lea32(R11, Mem::base(R11, 0));
+            if fs {
+                self.way_below();
+            }
         }
         self.asm.store(place, R11);
+    }
+
+    /// What [`super::through::way`] makes of the FS base in R11. Flags and R10 are lost.
+    fn find_way(&mut self) {
+        self.asm.mov(R10, R11);
+        self.asm.shr(R10, 32);
+        let above = self.asm.jcc(NOT_EQUAL);
+        self.way_below();
+        let done = self.asm.jmp();
+        self.asm.bind(above);
+        self.asm.shr(R10, BIT - 32);
+        self.asm.cmp_imm(R10, 1);
+        self.asm.mov(R10, R11);
+        let high = self.asm.jcc(EQUAL);
+        self.asm.mov_imm(R10, NO_WAY);
+        self.asm.bind(high);
+        self.asm.store(field::fs_way, R10);
+        self.asm.bind(done);
+    }
+
+    /// The same of one below 4 GiB; flags stay.
+    fn way_below(&mut self) {
+        self.asm.load(R10, field::from_window);
+        self.asm.lea(R10, Mem::sum(R10, R11));
+        self.asm.store(field::fs_way, R10);
     }
 
     /// RDTSC, RDTSCP: the host's counter since the guest's was zero, times a factor

@@ -16,12 +16,15 @@
 //! find out is asked. Around the window there is room for what a push, or an ADD and the access behind
 //! it, may add: none gets past that without a fault.
 //!
+//! Operands at constants off the FS base need none, either: where FS leads to them from is worked out
+//! when the base is set ([`way`]).
+//!
 //! Operands off RIP need no question: which side a page of code is on is part of the block's mode.
 
 use super::access::{Address, Holes, Restore, Slow, SlowPath};
 use super::{Building, Class, NO_SITE, NOT_EQUAL, Translator, field, stolen};
 use crate::emit::{Asm, FS, Hole, Mem, R10, R11, RCX, RSP};
-use crate::window::BIT;
+use crate::window::{BASE, BIT};
 use iced_x86::{Code, Instruction, OpKind, Register};
 
 /// Condition of a jump: CF is clear.
@@ -41,6 +44,19 @@ pub enum Side {
     High,
     /// Below 4 GiB.
     Low,
+}
+
+/// No address, wherever FS leads from it.
+pub(super) const NO_WAY: u64 = 1 << 62;
+
+/// The address from which FS leads to where a linear address is in this process, if it has a side;
+/// else one that faults, and so do those around it.
+pub fn way(linear: u64) -> u64 {
+    match Side::of(linear) {
+        Some(Side::High) => linear,
+        Some(Side::Low) => linear.wrapping_sub(BASE),
+        None => NO_WAY,
+    }
 }
 
 impl Side {
@@ -123,13 +139,21 @@ impl Building<'_, '_> {
             })
     }
 
-    /// The place of an operand whose address is a constant or at a constant distance from the code.
+    /// The place of an operand whose address is a constant or at a constant distance from the code or
+    /// from the FS base.
     fn constant(&mut self, i: &Instruction) -> Option<Mem> {
-        let based = matches!(i.memory_segment(), Register::FS | Register::GS);
-        if based || i.memory_index() != Register::None {
+        let segment = i.memory_segment();
+        if segment == Register::GS || i.memory_index() != Register::None {
             return None;
         }
         let disp = i32::try_from(i.memory_displacement64() as i64).ok()?;
+        if segment == Register::FS {
+            let near = i.memory_base() == Register::None && disp.abs() < REACH;
+            return near.then(|| {
+                self.asm.load(R11, field::fs_way);
+                Side::High.place(R11, disp)
+            });
+        }
         match i.memory_base() {
             Register::RIP if let Some(page) = self.source.fixed => {
                 let linear = page.wrapping_add(i.memory_displacement64());
@@ -164,6 +188,7 @@ impl Building<'_, '_> {
             // A table of a program that is not position-independent.
             Address::Operand(i)
                 if i.memory_base() == Register::None
+                    && !matches!(i.memory_segment(), Register::FS | Register::GS)
                     && (1..1 << 31).contains(&i.memory_displacement64()) =>
             {
                 Side::Low

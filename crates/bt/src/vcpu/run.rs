@@ -9,7 +9,7 @@ use crate::area::{TlbEntry, View};
 use crate::block::{Block, Kind, Site};
 use crate::entry;
 use crate::signal;
-use crate::translate::{LISTEN, NO_SITE, reason};
+use crate::translate::{LISTEN, NO_SITE, reason, way};
 use crate::window::Window;
 use iced_x86::{Code, Decoder, DecoderOptions};
 use std::sync::atomic::Ordering;
@@ -347,6 +347,7 @@ impl BtVcpu {
         area.high_off = area.high & !rflags::IF;
         area.high_on = area.high | rflags::IF;
         area.fs_base = s.seg[usize::from(seg::FS)].base;
+        area.fs_way = way(area.fs_base);
         area.gs_base = s.seg[usize::from(seg::GS)].base;
         area.kernel_gs_base = s.msr.kernel_gs_base;
         (area.cr0, area.cr2, area.cr3, area.cr4) = (s.cr0, s.cr2, s.cr3, s.cr4);
