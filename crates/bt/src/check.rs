@@ -737,6 +737,7 @@ mod tests {
     use crate::area::{BranchEntry, TlbEntry, View};
     use crate::end_bus::{END, EndBus};
     use crate::engine::{Options, Peers};
+    use crate::translate::way;
     use iced_x86::code_asm::*;
     use mem::{Gpa, GuestMemory};
     use std::sync::Arc;
@@ -822,7 +823,7 @@ mod tests {
             s.seg[1] = flat(8, 0xa9b);
             s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP;
             s.cr3 = 0x1000;
-            s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::PGE;
+            s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::PGE | cr4::FSGSBASE;
             s.efer = efer::LME | efer::LMA;
             s.rip = self.base + CODE;
             s.gpr[4] = self.base + 0x2_0000;
@@ -975,6 +976,35 @@ mod tests {
         assert_eq!(counts.again, 0);
         for at in [DATA + 0x2000, DATA + 0x2008] {
             assert_eq!(rig.ram.read_word::<u64>(Gpa(at)), Ok(20));
+        }
+    }
+
+    /// Not a difference that the check would see: only user code through the window uses it.
+    #[test]
+    fn translated_code_that_sets_the_fs_base_finds_the_way_from_it() {
+        for base in [
+            0,
+            0x40_0000,
+            0xffff_fff0,
+            1 << 32,
+            1 << 45,
+            0x7f00_1234_5000,
+            HIGH,
+        ] {
+            for wide in [true, false] {
+                let mut rig = Rig::new(|a| {
+                    a.mov(rax, base)?;
+                    if wide {
+                        a.wrfsbase(rax)
+                    } else {
+                        a.wrfsbase(eax)
+                    }
+                });
+                rig.run().unwrap();
+                let set = if wide { base } else { base & 0xffff_ffff };
+                assert_eq!(rig.vcpu.area.fs_base, set);
+                assert_eq!(rig.vcpu.area.fs_way, way(set), "{set:x}");
+            }
         }
     }
 

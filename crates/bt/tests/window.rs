@@ -36,9 +36,6 @@ fn is_in_the_window(rig: &Rig, most: u64) {
 
 #[test]
 fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     for how in [Service::StoreInvlpg, Service::StoreFlush] {
         compare(
             &|rig| {
@@ -78,9 +75,6 @@ fn a_page_that_is_mapped_anew_is_the_new_one_after_each_kind_of_flush() {
 
 #[test]
 fn a_large_page_that_is_mapped_anew_is_the_new_one_in_all_its_parts() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     const LARGE: u64 = HIGH + 0x20_0000;
     const AT: u64 = 0x20_0000;
     // Bytes from its beginning, where that at address zero has nothing else either.
@@ -119,9 +113,6 @@ fn a_large_page_that_is_mapped_anew_is_the_new_one_in_all_its_parts() {
 
 #[test]
 fn a_page_that_goes_is_missing_after_the_flush() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     compare(
         &|rig| {
             let table = rig.table(DATA);
@@ -199,9 +190,6 @@ const STORES: &[Part] = &[
 
 #[test]
 fn a_store_to_a_page_that_may_be_read_faults_until_it_is_given_a_copy() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     for store in STORES {
         compare(
             &|rig| {
@@ -235,9 +223,6 @@ fn a_store_to_a_page_that_may_be_read_faults_until_it_is_given_a_copy() {
 
 #[test]
 fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     const ACCESSED: u64 = 0x20;
     const DIRTY: u64 = 0x40;
     // Far from each other, and pages that nobody uses beside each.
@@ -302,9 +287,6 @@ fn accessed_and_dirty_bits_are_set_by_what_was_done_alone() {
 
 #[test]
 fn code_is_what_was_written_there_last_by_any_address() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     // Two functions: pages begin to hold code one after the other, when both have been written.
     const FUNCTIONS: u64 = CODE + 0x4000;
     // The same pages, where they are only written.
@@ -356,9 +338,6 @@ fn code_is_what_was_written_there_last_by_any_address() {
 
 #[test]
 fn a_jump_by_a_word_in_memory_leads_where_that_says_each_time() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     // As a dynamic linker has it: code that jumps by a word, to functions ahead and behind.
     const WORD: u64 = DATA + 0x100;
     const JUMP: u64 = CODE + 0x2010;
@@ -415,9 +394,6 @@ fn a_jump_by_a_word_in_memory_leads_where_that_says_each_time() {
 
 #[test]
 fn a_conversion_whose_store_faults_has_set_mxcsr() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     compare(
         &|rig| {
             rig.program(&|a| {
@@ -452,9 +428,6 @@ fn a_conversion_whose_store_faults_has_set_mxcsr() {
 
 #[test]
 fn operands_off_the_fs_base_are_where_that_says_each_time() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     const BASES: [u64; 12] = [
         DATA + 0x800,
         LOW + 0x800,
@@ -519,9 +492,6 @@ fn operands_off_the_fs_base_are_where_that_says_each_time() {
 
 #[test]
 fn an_address_space_sees_its_own_pages_alone() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     // With and without a PCID that keeps what is known.
     for [first, second] in [SPACES, [SPACES[0] | 1 | 1 << 63, SPACES[1] | 2 | 1 << 63]] {
         compare(
@@ -575,10 +545,7 @@ fn an_address_space_sees_its_own_pages_alone() {
 
 #[test]
 fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
-    let _turn = turn();
+    let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(&through(""));
     for n in 0..32u64 {
         rig.word(DATA_AT + (n << 12), 1);
@@ -626,10 +593,7 @@ fn an_address_space_that_is_let_in_after_another_sees_its_own_pages() {
 
 #[test]
 fn what_a_program_has_used_before_is_in_the_window_as_it_was_used() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
-    let _turn = turn();
+    let Some(_turn) = turn() else { return };
     let mut rig = Rig::new(&through_after(Duration::from_millis(1), ""));
     let clean = rig.table(DATA) - KERNEL;
     let protected = rig.map(SPACES[0], DATA + 0x1000, (DATA_AT + 0x1000) | READ_ONLY);
@@ -670,9 +634,6 @@ fn what_a_program_has_used_before_is_in_the_window_as_it_was_used() {
 
 #[test]
 fn tables_that_another_program_is_given_lead_to_its_pages() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     // So few pages that they are changed one by one, and so many that all go.
     for pages in [4, 48] {
         compare(
@@ -740,9 +701,6 @@ fn tables_that_another_program_is_given_lead_to_its_pages() {
 
 #[test]
 fn a_data_breakpoint_on_a_page_in_the_window_traps_from_then_on_alone() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     compare(
         &|rig| {
             for _ in 0..2 {
@@ -785,10 +743,7 @@ impl Drop for Ends<'_> {
 /// A copy that is brought up to date by the pages which the log names is always the same as the memory.
 #[test]
 fn the_dirty_log_has_every_page_that_is_written_through_the_window() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
-    let _turn = turn();
+    let Some(_turn) = turn() else { return };
     for processors in [1, 2] {
         follow_dirty_log(processors);
     }

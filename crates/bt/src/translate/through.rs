@@ -474,3 +474,27 @@ fn base_of(address: &Address) -> Option<(u8, i32)> {
         Address::Bits(..) | Address::Group(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::Window;
+
+    #[test]
+    fn fs_leads_from_the_way_of_an_address_to_where_it_is_in_the_window() {
+        for linear in [
+            0x1_0000,
+            0x60_0000,
+            u32::MAX.into(),
+            1 << BIT,
+            0x7f00_1234_5678,
+        ] {
+            assert_eq!(Some(way(linear).wrapping_add(BASE)), Window::host(linear));
+        }
+        for linear in [1 << 32, (1 << BIT) - 1, 1 << (BIT + 1), !0] {
+            // Not canonical, and nothing near it is.
+            let led = way(linear).wrapping_add(BASE) >> BIT;
+            assert!((3..0x3_fffe).contains(&led), "{linear:x}: {led:x}");
+        }
+    }
+}

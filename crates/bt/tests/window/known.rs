@@ -81,10 +81,7 @@ fn begin_another(rig: &mut Rig) {
 
 #[test]
 fn a_program_that_has_computed_for_long_is_known_by_its_page_when_it_begins_again() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
-    let _turn = turn();
+    let Some(_turn) = turn() else { return };
     let after = Duration::from_millis(5);
     let mut rig = rig(&through_after(after, ""));
     adds(&rig, 1, DATA);
@@ -103,11 +100,8 @@ fn a_program_that_has_computed_for_long_is_known_by_its_page_when_it_begins_agai
 
 #[test]
 fn what_is_known_of_a_page_is_a_hint_alone() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
     for moved in [false, true] {
-        let _turn = turn();
+        let Some(_turn) = turn() else { return };
         let mut rig = rig(&through_after(Duration::from_millis(5), ""));
         adds(&rig, 1, DATA);
         get_in(&mut rig);
@@ -129,10 +123,7 @@ fn what_is_known_of_a_page_is_a_hint_alone() {
 
 #[test]
 fn a_program_that_the_window_costs_more_than_it_gains_goes_on_without_and_is_known_for_it() {
-    if !bt::window_possible() {
-        return println!("skipped: this host has no window");
-    }
-    let _turn = turn();
+    let Some(_turn) = turn() else { return };
     let mut rig = rig(&through_after(Duration::from_millis(5), ""));
     adds(&rig, 1, FAR);
     get_in(&mut rig);
